@@ -1,0 +1,78 @@
+"""OpenAI Agents SDK sessions on Databricks Lakebase, in one line: `session_for(request)`.
+
+The names are loaded on first use (PEP 562): importing the package loads and does nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lakebase_sessions.errors import (
+        ConfigurationError,
+        DatabaseFailure,
+        InvalidItems,
+        InvalidLimit,
+        InvalidSessionId,
+        InvalidUser,
+        LakebaseNotOpen,
+        LakebaseSessionsError,
+        LakebaseTimeout,
+        LakebaseUnavailable,
+        LocalLakebaseError,
+        MissingConfiguration,
+        PermissionDenied,
+        TablesMissing,
+        TargetNotFound,
+    )
+    from lakebase_sessions.factory import default_lakebase, session_for
+    from lakebase_sessions.lakebase import Lakebase
+    from lakebase_sessions.session import LakebaseSession
+    from lakebase_sessions.session_id import get_session_id
+    from lakebase_sessions.target import resolve_lakebase_instance_name
+
+_HOMES = {
+    "factory": ("default_lakebase", "session_for"),
+    "lakebase": ("Lakebase",),
+    "session": ("LakebaseSession",),
+    "session_id": ("get_session_id",),
+    "target": ("resolve_lakebase_instance_name",),
+}
+
+__all__ = [
+    "ConfigurationError",
+    "DatabaseFailure",
+    "InvalidItems",
+    "InvalidLimit",
+    "InvalidSessionId",
+    "InvalidUser",
+    "Lakebase",
+    "LakebaseNotOpen",
+    "LakebaseSession",
+    "LakebaseSessionsError",
+    "LakebaseTimeout",
+    "LakebaseUnavailable",
+    "LocalLakebaseError",
+    "MissingConfiguration",
+    "PermissionDenied",
+    "TablesMissing",
+    "TargetNotFound",
+    "default_lakebase",
+    "get_session_id",
+    "resolve_lakebase_instance_name",
+    "session_for",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = next((home for home, names in _HOMES.items() if name in names), "errors")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

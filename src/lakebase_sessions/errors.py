@@ -1,0 +1,335 @@
+"""What can go wrong, and what to do about it.
+
+Everything this package raises on purpose is a `LakebaseSessionsError`. Beside each class: the
+builtins it also is, the HTTP status a server may answer with, and the stable code::
+
+    LakebaseSessionsError
+    ├── ConfigurationError       ValueError               500  configuration
+    │   └── MissingConfiguration LookupError              500  missing_configuration
+    ├── InvalidSessionId         ValueError               400  invalid_session_id
+    ├── InvalidUser              ValueError               400  invalid_user
+    ├── InvalidItems             TypeError, ValueError    400  invalid_items
+    ├── InvalidLimit             ValueError               400  invalid_limit
+    ├── TargetNotFound           LookupError, ValueError  500  target_not_found
+    ├── PermissionDenied         PermissionError          403  permission_denied
+    ├── TablesMissing            LookupError              500  tables_missing
+    ├── LakebaseUnavailable      ConnectionError          503  lakebase_unavailable
+    │   └── LakebaseTimeout      TimeoutError             503  lakebase_timeout
+    ├── DatabaseFailure          RuntimeError             500  database_failure
+    ├── LakebaseNotOpen          RuntimeError             503  lakebase_not_open
+    └── LocalLakebaseError       RuntimeError             500  local_lakebase
+
+The functions below the tree put other libraries' errors into it: by type for the workspace's
+API, by SQLSTATE for Postgres. Words in a message decide in one place only, `_CONNECT_FAILURES`:
+libpq names no SQLSTATE for a connection that was refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+class LakebaseSessionsError(Exception):
+    """Base of all errors of this package."""
+
+    code: ClassVar[str] = "lakebase_sessions"
+    """A stable name for logs and clients; it does not change between releases."""
+    http_status: ClassVar[int] = 500
+    """What a server may answer with when this error ends a request."""
+
+
+class ConfigurationError(LakebaseSessionsError, ValueError):
+    """An argument or an environment variable cannot be used as it is."""
+
+    code = "configuration"
+
+
+class MissingConfiguration(ConfigurationError, LookupError):
+    """Nothing says which Lakebase is meant."""
+
+    code = "missing_configuration"
+
+
+class InvalidSessionId(LakebaseSessionsError, ValueError):
+    """The session id of a request cannot be stored."""
+
+    code = "invalid_session_id"
+    http_status = 400
+
+
+class InvalidUser(LakebaseSessionsError, ValueError):
+    """The `user` that a session was to be scoped to is blank or cannot be stored."""
+
+    code = "invalid_user"
+    http_status = 400
+
+
+class InvalidItems(LakebaseSessionsError, TypeError, ValueError):
+    """Items cannot be stored because they are not JSON."""
+
+    code = "invalid_items"
+    http_status = 400
+
+
+class InvalidLimit(LakebaseSessionsError, ValueError):
+    """A limit is not a whole number of items."""
+
+    code = "invalid_limit"
+    http_status = 400
+
+
+class TargetNotFound(LakebaseSessionsError, LookupError, ValueError):
+    """No Lakebase, branch, endpoint or database goes by the configured name."""
+
+    code = "target_not_found"
+
+
+class PermissionDenied(LakebaseSessionsError, PermissionError):
+    """The workspace or Postgres knows who asks, and says no."""
+
+    code = "permission_denied"
+    http_status = 403
+
+
+class TablesMissing(LakebaseSessionsError, LookupError):
+    """The session tables do not exist and may not be created."""
+
+    code = "tables_missing"
+
+
+class LakebaseUnavailable(LakebaseSessionsError, ConnectionError):
+    """The workspace or Postgres cannot be reached, or broke off.
+
+    Attributes:
+        outcome_unknown: The connection broke while a write was under way, so that it cannot be
+            known whether the items were stored. Read the conversation before sending them again.
+    """
+
+    code = "lakebase_unavailable"
+    http_status = 503
+
+    def __init__(self, message: str = "", *, outcome_unknown: bool = False) -> None:
+        super().__init__(message)
+        self.outcome_unknown = outcome_unknown
+
+
+class LakebaseTimeout(LakebaseUnavailable, TimeoutError):
+    """The workspace or Postgres did not answer within its bound."""
+
+    code = "lakebase_timeout"
+
+
+class DatabaseFailure(LakebaseSessionsError, RuntimeError):
+    """Postgres refused a statement for a reason that has no class of its own.
+
+    Attributes:
+        sqlstate: Postgres' error code, such as `"54000"`, or None where it named none.
+    """
+
+    code = "database_failure"
+
+    def __init__(self, message: str = "", *, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class LakebaseNotOpen(LakebaseSessionsError, RuntimeError):
+    """The `Lakebase` was closed already, or is not open yet where it has to be."""
+
+    code = "lakebase_not_open"
+    http_status = 503
+
+
+class LocalLakebaseError(LakebaseSessionsError, RuntimeError):
+    """The Lakebase on this machine cannot run."""
+
+    code = "local_lakebase"
+
+
+GRANT_ACCESS = (
+    "In Databricks Apps, add the Lakebase as a `database` (or `postgres`) resource with "
+    "permission CAN_CONNECT_AND_CREATE to databricks.yml and deploy again; for anybody else, "
+    "grant a Postgres role to that identity"
+)
+"""What to do about a refusal; the same words wherever one can come from."""
+
+
+def check_running(target: str) -> str:
+    """The command that shows whether `target` (a name or resource path) runs."""
+    if target.startswith("projects/"):
+        return f"databricks postgres get-endpoint {target}"
+    return f"databricks database get-database-instance {target}"
+
+
+# --- the workspace's API -----------------------------------------------------------------------
+
+
+def from_workspace_error(error: BaseException, action: str) -> LakebaseSessionsError:
+    """The error of this package for one that a call of `databricks.sdk` raised.
+
+    Args:
+        error: What the SDK raised.
+        action: What was tried, to begin the message with: `"read instance 'x'"`.
+    """
+    # Imported here: whoever can raise these has loaded the SDK, and nobody else should.
+    from databricks.sdk import errors as sdk  # noqa: PLC0415
+    from databricks.sdk.core import DatabricksError  # noqa: PLC0415
+    from requests.exceptions import RequestException  # noqa: PLC0415
+
+    if isinstance(error, LakebaseSessionsError):
+        return error
+    said = f"Could not {action}: {_first_line(error)}"
+    match error:
+        case sdk.NotFound():
+            return TargetNotFound(said)
+        case sdk.PermissionDenied():
+            return PermissionDenied(f"{said} To fix this: {GRANT_ACCESS}.")
+        case sdk.Unauthenticated():
+            return PermissionDenied(
+                f"{said} The workspace did not accept the credentials: check DATABRICKS_HOST and "
+                "how this process logs in (`databricks auth describe`)."
+            )
+        case sdk.BadRequest():
+            return ConfigurationError(said)
+        case TimeoutError() | sdk.DeadlineExceeded():
+            answer = error.__cause__ or error.__context__
+            cause = f" Its last answer: {_first_line(answer)}" if answer else ""
+            return LakebaseTimeout(
+                f"{said}{cause} The workspace is slow, throttling or down; this is tried again "
+                "with the next request."
+            )
+        case DatabricksError() | RequestException() | OSError():
+            return LakebaseUnavailable(
+                f"{said} The workspace cannot be reached or is failing; this is tried again "
+                "with the next request. Check DATABRICKS_HOST if it never worked."
+            )
+        case _:
+            # Malformed JSON and the like: the SDK lets its parser's errors through.
+            return LakebaseUnavailable(f"{said} The workspace gave an answer that makes no sense.")
+
+
+# --- Postgres ----------------------------------------------------------------------------------
+
+
+class _Verdict(NamedTuple):
+    kind: type[LakebaseSessionsError]
+    advice: str
+
+
+_DENIED = _Verdict(PermissionDenied, f"To fix this: {GRANT_ACCESS}.")
+_NOT_NOW = _Verdict(
+    LakebaseUnavailable, "Lakebase is starting, stopping or failing over. Check it with `{check}`."
+)
+_FULL_HOUSE = _Verdict(
+    LakebaseUnavailable,
+    "All connections of this Lakebase are taken. Lower `pool_size` times the number of workers, "
+    "or raise its capacity.",
+)
+_NO_DATABASE = _Verdict(
+    TargetNotFound,
+    "Create the database, or name another one (PGDATABASE, or `Lakebase(database=...)`).",
+)
+_GONE = _Verdict(LakebaseUnavailable, "Check that it runs and can be reached from here: `{check}`.")
+
+_CONNECT_FAILURES: tuple[tuple[str, _Verdict], ...] = (
+    ("password authentication failed", _DENIED),
+    ("is not permitted to log in", _DENIED),
+    ("no pg_hba.conf entry", _DENIED),
+    ("permission denied for database", _DENIED),
+    ("the database system is", _NOT_NOW),  # starting up, shutting down, in recovery mode, ...
+    ("not accepting connections", _NOT_NOW),
+    ("too many clients", _FULL_HOUSE),
+    ("too many connections", _FULL_HOUSE),
+    ("connection slots are reserved", _FULL_HOUSE),
+    ("endpoint is disabled", _NOT_NOW),
+    (
+        "server does not support SSL",
+        _Verdict(
+            ConfigurationError,
+            "Every Lakebase speaks TLS: is this the address of a Lakebase?",
+        ),
+    ),
+)
+"""What libpq says when it cannot connect; anything else it says is `_GONE`. `database "x" does
+not exist` and `role "x" does not exist` share their words and are told apart below."""
+
+_SQLSTATES: dict[str, _Verdict] = {
+    "28": _DENIED,
+    "42501": _DENIED,
+    "3D000": _NO_DATABASE,
+    "3F000": _Verdict(TablesMissing, "The schema does not exist."),
+    "42P01": _Verdict(TablesMissing, "The session tables do not exist."),
+    "53300": _FULL_HOUSE,
+    "53": _Verdict(LakebaseUnavailable, "Lakebase is out of disk, memory or another resource."),
+    "25006": _Verdict(
+        LakebaseUnavailable,
+        "This server only reads: a read-only endpoint, or a copy during a failover.",
+    ),
+    "57014": _Verdict(
+        LakebaseTimeout, "Postgres cancelled the statement (statement_timeout, or an operator)."
+    ),
+    "55P03": _Verdict(LakebaseTimeout, "Another writer held the conversation for too long."),
+    "40": _Verdict(LakebaseUnavailable, "Postgres rolled the statement back; it may be repeated."),
+    "57": _NOT_NOW,
+    "08": _GONE,
+}
+"""SQLSTATE, or its class of two characters, to what it means here; the longer key wins."""
+
+
+def from_connect_error(error: psycopg.Error, target: str) -> LakebaseSessionsError:
+    """The error of this package for a connection to Postgres that could not be opened.
+
+    Args:
+        error: What psycopg raised.
+        target: The instance name or resource path, to name the command that checks it.
+    """
+    said = _first_line(error)
+    lowered = str(error).lower()
+    if "does not exist" in lowered and 'database "' in lowered:
+        verdict = _NO_DATABASE
+    elif "does not exist" in lowered and 'role "' in lowered:
+        verdict = _DENIED
+    else:
+        verdict = next((v for words, v in _CONNECT_FAILURES if words.lower() in lowered), _GONE)
+    advice = verdict.advice.format(check=check_running(target))
+    return verdict.kind(f"Could not connect to Lakebase '{target}': {said} {advice}")
+
+
+def from_statement_error(
+    error: psycopg.Error, target: str, *, broken: bool, writing: bool
+) -> LakebaseSessionsError:
+    """The error of this package for a statement that failed on an open connection.
+
+    Args:
+        error: What psycopg raised.
+        target: The instance name or resource path, to name the command that checks it.
+        broken: The connection did not survive; without it, Postgres has rolled back.
+        writing: The statement would have changed something.
+    """
+    said = _first_line(error)
+    if broken:
+        unknown = (
+            " Whether the write was stored is not known: read the conversation before you send "
+            "it again."
+        )
+        return LakebaseUnavailable(
+            f"The connection to Lakebase '{target}' broke: {said}{unknown if writing else ''} "
+            f"The next call connects anew. {_GONE.advice.format(check=check_running(target))}",
+            outcome_unknown=writing,
+        )
+    sqlstate = error.sqlstate or ""
+    verdict = _SQLSTATES.get(sqlstate) or _SQLSTATES.get(sqlstate[:2])
+    if verdict is None:
+        return DatabaseFailure(f"Lakebase '{target}' refused: {said}", sqlstate=error.sqlstate)
+    advice = verdict.advice.format(check=check_running(target))
+    return verdict.kind(f"Lakebase '{target}' refused: {said} {advice}")
+
+
+def _first_line(error: BaseException | None) -> str:
+    """The first line of a message, as a sentence; details and hints follow on later lines."""
+    lines = str(error).strip().splitlines()
+    line = lines[0].strip() if lines else type(error).__name__
+    return line if line.endswith((".", "!", "?")) else f"{line}."

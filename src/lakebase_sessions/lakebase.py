@@ -1,0 +1,307 @@
+"""Lakebase: one identity's access to one Lakebase, opened once for a process and loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Self
+
+from lakebase_sessions.background import in_thread, wait_for
+from lakebase_sessions.credentials import Credentials
+from lakebase_sessions.engine import LoopEngine, Place
+from lakebase_sessions.errors import (
+    ConfigurationError,
+    InvalidSessionId,
+    LakebaseNotOpen,
+    LakebaseTimeout,
+)
+from lakebase_sessions.session import LakebaseSession
+from lakebase_sessions.session_id import check_session_id, scope_to_user
+from lakebase_sessions.settings import Settings, check_schema
+from lakebase_sessions.target import CALL_TIMEOUT_SECONDS, Address, resolve, same_host
+from lakebase_sessions.workspace import Workspace
+
+if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_DATABASE = "databricks_postgres"
+OPEN_TIMEOUT_SECONDS = 30.0
+"""Bound of opening as a whole: finding the Lakebase, a token, a connection, the tables."""
+
+
+class Lakebase:
+    """A Lakebase and the identity that uses it; where sessions come from.
+
+    Construction does nothing. The first awaited operation of any of its sessions opens it: off
+    the event loop, once for a process and loop, and all who wait share it. A failed opening is
+    tried again by the next operation. One `Lakebase` serves any number of loops and threads, and
+    works on in a forked child.
+
+    Args:
+        target: An instance name, a hostname or a resource path, in any form the platform hands
+            out. None: what the environment says at the time of opening (see `from_env`).
+        database: The Postgres database. None: `PGDATABASE` if `PGHOST` is this Lakebase's host,
+            as in Databricks Apps, else `databricks_postgres`.
+        schema: The schema of the two tables. None: `LAKEBASE_AGENT_MEMORY_SCHEMA`, else the
+            role's default.
+        workspace_client: Whose identity to use. None: the SDK's default login. Connections are
+            never shared with another `Lakebase`, so never with another identity.
+        pool_size: Connections that are kept open, per loop.
+        max_overflow: Connections beyond those, opened under load and closed again.
+        create_tables: Create the schema and the tables where they are missing.
+        call_timeout_seconds: Bound of one call to the workspace, and of connecting to Postgres.
+        open_timeout_seconds: Bound of opening as a whole.
+
+    Raises:
+        ConfigurationError: `target` or `schema` cannot be what it should be.
+
+    Example:
+        >>> lakebase = Lakebase("my-instance")
+        >>> lakebase.session("trip-7").session_id
+        'trip-7'
+    """
+
+    def __init__(
+        self,
+        target: str | None = None,
+        *,
+        database: str | None = None,
+        schema: str | None = None,
+        workspace_client: WorkspaceClient | None = None,
+        pool_size: int = 5,
+        max_overflow: int = 10,
+        create_tables: bool = True,
+        call_timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+        open_timeout_seconds: float = OPEN_TIMEOUT_SECONDS,
+    ) -> None:
+        if target is not None:
+            Address.parse(target)
+        if database is not None and not database.strip():
+            raise ConfigurationError("database must not be blank; leave it out for the default.")
+        self._target = target
+        self._database = database
+        self._schema = check_schema(schema)
+        self._workspace_client = workspace_client
+        self._pool_size = pool_size
+        self._max_overflow = max_overflow
+        self._create_tables = create_tables
+        self._call_timeout_seconds = call_timeout_seconds
+        self._open_timeout_seconds = open_timeout_seconds
+        self._settings: Settings | None = None
+        self._closed = False
+        self._begin_life()
+
+    def _begin_life(self) -> None:
+        """The state that belongs to one process; a forked child begins with its own."""
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._place: Future[Place] | None = None
+        self._openings: dict[asyncio.AbstractEventLoop, asyncio.Task[LoopEngine]] = {}
+        self._engines: dict[asyncio.AbstractEventLoop, LoopEngine] = {}
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """The Lakebase that the environment names, read now.
+
+        In this order: `LAKEBASE_AUTOSCALING_ENDPOINT`; `LAKEBASE_AUTOSCALING_PROJECT` with
+        `LAKEBASE_AUTOSCALING_BRANCH`; `LAKEBASE_INSTANCE_NAME`; `PGHOST`. A blank is unset.
+
+        Args:
+            environ: The variables; `os.environ` if None.
+            **overrides: Arguments of `Lakebase`; they come first.
+
+        Raises:
+            MissingConfiguration: Nothing says which Lakebase is meant.
+            ConfigurationError: A variable cannot be used as it is.
+        """
+        settings = Settings.from_environ(
+            environ, target=overrides.get("target"), schema=overrides.get("schema")
+        )
+        Address.parse(settings.target)
+        lakebase = cls(**overrides)
+        lakebase._settings = settings
+        return lakebase
+
+    def session(
+        self, session_id: object, *, user: str | None = None, history_limit: int | None = None
+    ) -> LakebaseSession:
+        """One conversation. No I/O; cheap enough for every request.
+
+        Args:
+            session_id: 1 to 255 characters (an int or a UUID will do), no control characters.
+            user: Keeps users apart: the stored id gets this prefix (`scope_to_user`).
+            history_limit: `get_items()` returns at most the latest so many items.
+
+        Raises:
+            InvalidSessionId: It cannot be stored.
+            InvalidUser: `user` is blank or not a string.
+            InvalidLimit: `history_limit` is not a whole number from 0.
+        """
+        checked = check_session_id(session_id)
+        if checked is None:
+            raise InvalidSessionId(
+                "A session needs an id; get_session_id(request) finds or makes one."
+            )
+        return LakebaseSession(
+            scope_to_user(checked, user), lakebase=self, history_limit=history_limit
+        )
+
+    async def open(self) -> Self:
+        """Find the Lakebase, connect, and see to the tables, instead of at the first request.
+
+        Raises:
+            LakebaseSessionsError: The class says why. The next call tries again.
+        """
+        await self._engine_here()
+        return self
+
+    async def close(self) -> None:
+        """Close all connections, of all loops. Sessions raise `LakebaseNotOpen` from then on."""
+        self._closed = True
+        with self._lock:
+            openings, self._openings = self._openings, {}
+            engines, self._engines = self._engines, {}
+            place, self._place = self._place, None
+        for loop, opening in openings.items():
+            loop.call_soon_threadsafe(opening.cancel)
+        if place is not None and place.done() and place.exception() is None:
+            place.result().credentials.close()
+        here = asyncio.get_running_loop()
+        for loop, engine in engines.items():
+            if loop is here:
+                await engine.close()
+            elif loop.is_running():
+                closing = asyncio.run_coroutine_threadsafe(engine.close(), loop)
+                await wait_for(closing, self._call_timeout_seconds)
+            else:
+                engine.abandon()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._engines else "not open"
+        return f"<Lakebase {self._target or 'from the environment'!r}, {state}>"
+
+    async def _engine_here(self) -> LoopEngine:
+        """The engine of the running loop; opens it if need be."""
+        if os.getpid() != self._pid:
+            # Sockets, threads and a lock that may be held are the parent's. The old engines are
+            # kept, unused: their end would be the end of the parent's connections.
+            self._inherited = self._engines
+            self._begin_life()
+        loop = asyncio.get_running_loop()
+        engine = self._engines.get(loop)
+        if engine is not None:
+            return engine
+        if self._closed:
+            raise LakebaseNotOpen("This Lakebase was closed; make a new one for further sessions.")
+        opening = self._openings.get(loop)
+        if opening is None:
+            self._abandon_closed_loops()
+            opening = self._openings[loop] = loop.create_task(self._open(loop))
+            opening.add_done_callback(lambda done: self._opened(loop, done))
+        # Shielded: whoever is cancelled while waiting must not take it from the others.
+        return await asyncio.shield(opening)
+
+    def _opened(self, loop: asyncio.AbstractEventLoop, opening: asyncio.Task[LoopEngine]) -> None:
+        if self._openings.get(loop) is opening:
+            del self._openings[loop]
+        if not opening.cancelled():
+            opening.exception()  # it has been seen, also if everybody who waited has gone
+
+    def _abandon_closed_loops(self) -> None:
+        """What `asyncio.run` leaves behind: its loop is gone, its connections are not."""
+        with self._lock:
+            gone = [loop for loop in self._engines if loop.is_closed()]
+            abandoned = [self._engines.pop(loop) for loop in gone]
+            for loop in [loop for loop in self._openings if loop.is_closed()]:
+                del self._openings[loop]
+        for engine in abandoned:
+            engine.abandon()
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> LoopEngine:
+        try:
+            async with asyncio.timeout(self._open_timeout_seconds):
+                return await self._open_unbounded(loop)
+        except TimeoutError as error:
+            if isinstance(error, LakebaseTimeout):
+                raise
+            raise LakebaseTimeout(
+                f"Lakebase {self._target or 'of the environment'} was not open within "
+                f"{self._open_timeout_seconds:g} s: the workspace or Postgres does not answer. "
+                "The next request tries again. A hostname takes a search; a name or an "
+                "endpoint's path takes one call."
+            ) from error
+
+    async def _open_unbounded(self, loop: asyncio.AbstractEventLoop) -> LoopEngine:
+        with self._lock:
+            if self._place is None:
+                self._place = in_thread(self._locate_once, "open")
+            located = self._place
+        place = await wait_for(located, self._open_timeout_seconds)
+        engine = await wait_for(
+            in_thread(lambda: LoopEngine(place), "engine"), self._open_timeout_seconds
+        )
+        try:
+            await engine.ensure_tables(create=self._create_tables)
+        except BaseException:
+            await engine.close()
+            raise
+        with self._lock:
+            if not self._closed:
+                self._engines[loop] = engine
+                return engine
+        await engine.close()
+        raise LakebaseNotOpen("This Lakebase was closed while it was opening.")
+
+    def _locate_once(self) -> Place:
+        try:
+            return self._locate()
+        except BaseException:
+            with self._lock:
+                self._place = None  # the next operation tries again
+            raise
+
+    def _locate(self) -> Place:
+        """From configuration to a host, a user and a token. Blocks; runs in a thread."""
+        settings = self._settings or Settings.from_environ(target=self._target, schema=self._schema)
+        workspace = Workspace(
+            self._workspace_client, call_timeout_seconds=self._call_timeout_seconds
+        )
+        target = resolve(Address.parse(settings.target), workspace)
+        user = workspace.user_name()
+        credentials = Credentials(
+            lambda: target.token(workspace), timeout_seconds=self._open_timeout_seconds
+        )
+        credentials.renew_now()
+        injected = settings.pg_host is not None and same_host(settings.pg_host, target.host)
+        database = self._database or (settings.pg_database if injected else None)
+        logger.info(
+            "Lakebase '%s' (from %s%s) at %s as %s",
+            target.name,
+            settings.source,
+            f"; ignored: {', '.join(settings.ignored)}" if settings.ignored else "",
+            target.host,
+            user,
+        )
+        return Place(
+            name=target.name,
+            host=target.host,
+            user=user,
+            database=database or DEFAULT_DATABASE,
+            schema=settings.schema,
+            credentials=credentials,
+            pool_size=self._pool_size,
+            max_overflow=self._max_overflow,
+            connect_timeout_seconds=self._call_timeout_seconds,
+        )

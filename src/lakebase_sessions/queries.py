@@ -1,0 +1,85 @@
+"""Every SQL statement of this package, each one round trip.
+
+Tables and columns are those of `SQLAlchemySession`; names are unqualified, the connection's
+`search_path` says which schema. Statements run in autocommit: each is its own transaction.
+"""
+
+from __future__ import annotations
+
+ALL_ITEMS = """
+SELECT message_data FROM agent_messages
+WHERE session_id = %(session_id)s
+ORDER BY created_at, id
+"""
+
+LATEST_ITEMS = """
+SELECT message_data FROM agent_messages
+WHERE session_id = %(session_id)s
+ORDER BY created_at DESC, id DESC
+LIMIT %(limit)s
+"""
+"""Newest first."""
+
+ADD_ITEMS = """
+WITH session AS (
+    INSERT INTO agent_sessions AS known (session_id) VALUES (%(session_id)s)
+    ON CONFLICT (session_id) DO UPDATE SET updated_at =
+        GREATEST(CURRENT_TIMESTAMP::timestamp, known.updated_at + interval '1 microsecond')
+    RETURNING session_id, updated_at
+)
+INSERT INTO agent_messages (session_id, message_data, created_at)
+SELECT session.session_id, added.message_data, session.updated_at
+FROM session, unnest(%(items)s::text[]) WITH ORDINALITY AS added (message_data, position)
+ORDER BY added.position
+"""
+"""The session's row comes first and stays locked to the end, so writers of one session queue.
+A write is never dated before the one it follows, also when the server's clock is set back or
+another server takes over: reads are ordered by date. `updated_at` changes with every write."""
+
+POP_ITEM = """
+DELETE FROM agent_messages WHERE id = (
+    SELECT id FROM agent_messages
+    WHERE session_id = %(session_id)s
+    ORDER BY created_at DESC, id DESC
+    LIMIT 1
+    FOR UPDATE
+)
+RETURNING message_data
+"""
+"""FOR UPDATE: of several who pop at once, each waits and then takes the next row."""
+
+CLEAR_SESSION = """
+WITH messages AS (DELETE FROM agent_messages WHERE session_id = %(session_id)s)
+DELETE FROM agent_sessions WHERE session_id = %(session_id)s
+"""
+"""Does not lean on ON DELETE CASCADE: the tables may have been made by somebody's migration."""
+
+TABLES_EXIST = """
+SELECT to_regclass('agent_sessions') IS NOT NULL AND to_regclass('agent_messages') IS NOT NULL
+"""
+"""Needs no privilege, not even when the schema is missing."""
+
+CREATE_TABLES = """
+SELECT set_config('lock_timeout', '{lock_timeout_seconds}s', true), pg_advisory_xact_lock({lock});
+{create_schema}
+CREATE TABLE IF NOT EXISTS agent_sessions (
+    session_id varchar NOT NULL PRIMARY KEY,
+    created_at timestamp DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    updated_at timestamp DEFAULT CURRENT_TIMESTAMP NOT NULL
+);
+CREATE TABLE IF NOT EXISTS agent_messages (
+    id serial NOT NULL PRIMARY KEY,
+    session_id varchar NOT NULL REFERENCES agent_sessions (session_id) ON DELETE CASCADE,
+    message_data text NOT NULL,
+    created_at timestamp DEFAULT CURRENT_TIMESTAMP NOT NULL
+);
+CREATE INDEX IF NOT EXISTS idx_agent_messages_session_time
+    ON agent_messages (session_id, created_at);
+"""
+"""One transaction, sent as one string. The lock makes the workers of a deployment queue, because
+`IF NOT EXISTS` alone fails when two come at once. A test compares the result with upstream's."""
+
+CREATE_SCHEMA = "CREATE SCHEMA IF NOT EXISTS {schema};"
+
+CREATE_LOCK = 0x6C616B6562617365
+"""`lakebase` in ASCII: a key for the advisory lock that nobody else uses by accident."""

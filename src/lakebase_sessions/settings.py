@@ -1,0 +1,136 @@
+"""Environment -> Settings: which variables count, in which order, and who was overruled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lakebase_sessions.errors import ConfigurationError, MissingConfiguration
+
+ENDPOINT = "LAKEBASE_AUTOSCALING_ENDPOINT"
+PROJECT = "LAKEBASE_AUTOSCALING_PROJECT"
+BRANCH = "LAKEBASE_AUTOSCALING_BRANCH"
+INSTANCE = "LAKEBASE_INSTANCE_NAME"
+SCHEMA = "LAKEBASE_AGENT_MEMORY_SCHEMA"
+PG_HOST = "PGHOST"
+PG_DATABASE = "PGDATABASE"
+
+_MISSING = (
+    f"{INSTANCE} environment variable is required, and it is not set. Set it in .env or in the "
+    "app's configuration to an instance name, a hostname or a resource path. Other ways that "
+    f"count: {ENDPOINT}; {PROJECT} with {BRANCH}; {PG_HOST}, which Databricks Apps set for a "
+    "database resource; or Lakebase('<name>') in code. Without a workspace, "
+    "`lakebase-sessions local` runs a Lakebase on this machine."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was configured, before anything is looked up.
+
+    Attributes:
+        target: Which Lakebase, in any form the platform hands out; not yet checked.
+        source: Where `target` comes from: `"argument"` or the name of a variable.
+        schema: The Postgres schema of the tables; None is the role's default (public).
+        pg_host: `PGHOST`; if this turns out to be the target's host, `pg_database` counts.
+        pg_database: `PGDATABASE`, as Databricks Apps set it beside `PGHOST`.
+        ignored: Variables that name a Lakebase too, but come later in the order.
+    """
+
+    target: str
+    source: str = "argument"
+    schema: str | None = None
+    pg_host: str | None = None
+    pg_database: str | None = None
+    ignored: tuple[str, ...] = ()
+
+    @classmethod
+    def from_environ(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        target: str | None = None,
+        schema: str | None = None,
+    ) -> Settings:
+        """Read the environment; arguments come first.
+
+        The order for the target: `target`, `LAKEBASE_AUTOSCALING_ENDPOINT`,
+        `LAKEBASE_AUTOSCALING_PROJECT` with `LAKEBASE_AUTOSCALING_BRANCH`,
+        `LAKEBASE_INSTANCE_NAME`, `PGHOST`. A blank is unset.
+
+        Args:
+            environ: The variables; `os.environ` if None.
+            target: An instance name, a hostname or a resource path.
+            schema: A Postgres schema, instead of `LAKEBASE_AGENT_MEMORY_SCHEMA`.
+
+        Raises:
+            MissingConfiguration: Nothing says which Lakebase is meant.
+            ConfigurationError: Half a pair is set, or the schema cannot be a schema's name.
+        """
+        environ = os.environ if environ is None else environ
+
+        def read(name: str) -> str | None:
+            return environ.get(name, "").strip() or None
+
+        candidates = {
+            "argument": target.strip() if target is not None else None,
+            ENDPOINT: read(ENDPOINT),
+            BRANCH: read(BRANCH),
+            PROJECT: read(PROJECT),
+            INSTANCE: read(INSTANCE),
+            PG_HOST: read(PG_HOST),
+        }
+        named = {source: value for source, value in candidates.items() if value}
+        if not named:
+            raise MissingConfiguration(_MISSING)
+        source, chosen = next(iter(named.items()))
+        used = {source}
+        if source in (BRANCH, PROJECT):
+            chosen = _branch_path(named.get(PROJECT), named.get(BRANCH))
+            used = {BRANCH, PROJECT}
+        return cls(
+            target=chosen,
+            source=source,
+            schema=check_schema(schema if schema is not None else read(SCHEMA)),
+            pg_host=read(PG_HOST),
+            pg_database=read(PG_DATABASE),
+            ignored=tuple(name for name in named if name not in used),
+        )
+
+
+def _branch_path(project: str | None, branch: str | None) -> str:
+    """One resource path from the two variables, each of them a bare id or a path."""
+    if branch is None:
+        raise ConfigurationError(
+            f"{PROJECT} is set, {BRANCH} is not: set both, or {ENDPOINT} or {INSTANCE} instead."
+        )
+    if branch.startswith("projects/"):
+        if project is not None and branch.split("/")[1] != project.removeprefix("projects/"):
+            raise ConfigurationError(
+                f"{BRANCH} is a path into another project than {PROJECT} names: remove {PROJECT}."
+            )
+        return branch
+    if project is None:
+        raise ConfigurationError(
+            f"{BRANCH} is set, {PROJECT} is not: set both, or give {BRANCH} as "
+            "projects/<project>/branches/<branch>."
+        )
+    return f"projects/{project.removeprefix('projects/')}/branches/{branch.rpartition('/')[2]}"
+
+
+def check_schema(schema: str | None) -> str | None:
+    """`schema` if Postgres can have a schema of that name.
+
+    Raises:
+        ConfigurationError: It is blank, longer than Postgres keeps, or holds a control character.
+    """
+    if schema is None:
+        return None
+    # Postgres cuts longer names off silently: two schemas would become one.
+    if not schema.strip() or len(schema.encode(errors="replace")) > 63 or not schema.isprintable():
+        raise ConfigurationError(
+            f"The schema {schema[:80]!a} is not a name that Postgres can keep: 1 to 63 bytes, "
+            f"printable. It comes from {SCHEMA} or `schema=`."
+        )
+    return schema

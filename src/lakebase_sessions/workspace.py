@@ -1,0 +1,210 @@
+"""The workspace's API as this package uses it: bounded calls, our errors, plain answers.
+
+Everything here blocks and runs in a thread (`background.py`). The SDK's own bounds are no use
+in a server: five minutes of retries a call, and a `Retry-After` of any length is obeyed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.clock import RealClock
+from databricks.sdk.config import Config
+
+from lakebase_sessions.errors import (
+    ConfigurationError,
+    LakebaseSessionsError,
+    LakebaseUnavailable,
+    PermissionDenied,
+    from_workspace_error,
+)
+
+if TYPE_CHECKING:
+    from databricks.sdk.service.database import DatabaseInstance
+    from databricks.sdk.service.postgres import Endpoint
+
+logger = logging.getLogger(__name__)
+
+PAGE_SIZE = 100
+"""Entries a page; the API's maximum."""
+ASSUMED_LIFETIME_SECONDS = 15 * 60
+"""For a token whose expiry is not named: what Databricks' own clients assume."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A database password that expires.
+
+    Attributes:
+        value: The password. Never shown.
+        lifetime_seconds: From the moment it was received to its expiry, by the platform's word.
+        received_at: `time.monotonic()` when it was asked for; safe against changes of the clock.
+    """
+
+    value: str = field(repr=False)
+    lifetime_seconds: float
+    received_at: float
+
+    @property
+    def expires_at(self) -> float:
+        """`time.monotonic()` at which Postgres stops taking it."""
+        return self.received_at + self.lifetime_seconds
+
+
+class _ImpatientClock(RealClock):
+    """Refuses to sleep longer than a whole call may take, instead of obeying `Retry-After`."""
+
+    def __init__(self, longest_seconds: float) -> None:
+        self._longest_seconds = longest_seconds
+
+    def sleep(self, seconds: float) -> None:
+        if seconds > self._longest_seconds:
+            raise TimeoutError(f"The workspace asks to come back in {seconds:.0f} s")
+        super().sleep(seconds)
+
+
+class Workspace:
+    """One identity in one workspace.
+
+    Args:
+        client: Whose identity to use; None logs in as the SDK finds it in the environment.
+        call_timeout_seconds: How long one attempt may take, and how long attempts may begin.
+    """
+
+    def __init__(self, client: WorkspaceClient | None, *, call_timeout_seconds: float) -> None:
+        with _our_errors("log in to the workspace"):
+            self._client = _bounded(client, call_timeout_seconds)
+
+    def user_name(self) -> str:
+        """The identity, which is also the name of its Postgres role."""
+        with _our_errors("ask the workspace who this is"):
+            name = self._client.current_user.me().user_name
+        if not name:
+            raise PermissionDenied(
+                "The workspace does not say who this is (current_user.me has no user name), so "
+                "there is no Postgres role to log in as. Check how this process logs in."
+            )
+        return name
+
+    def instance(self, name: str) -> DatabaseInstance:
+        """The provisioned instance of that name."""
+        with _our_errors(f"read the Lakebase instance '{name}'"):
+            return self._client.database.get_database_instance(name)
+
+    def instances(self) -> Iterator[DatabaseInstance]:
+        """All provisioned instances that this identity may see, page by page."""
+        with _our_errors("list the Lakebase instances"):
+            yield from self._client.database.list_database_instances(page_size=PAGE_SIZE)
+
+    def endpoint(self, path: str) -> Endpoint:
+        """The autoscaling endpoint at `projects/…/branches/…/endpoints/…`."""
+        with _our_errors(f"read the Lakebase endpoint '{path}'"):
+            return self._client.postgres.get_endpoint(path)
+
+    def endpoints(self, branch: str) -> Iterator[Endpoint]:
+        """The endpoints of `projects/…/branches/…`, page by page."""
+        with _our_errors(f"list the endpoints of '{branch}'"):
+            yield from self._client.postgres.list_endpoints(branch, page_size=PAGE_SIZE)
+
+    def projects(self) -> Iterator[str]:
+        """The paths of all autoscaling projects that this identity may see, page by page."""
+        with _our_errors("list the Lakebase projects"):
+            for project in self._client.postgres.list_projects(page_size=PAGE_SIZE):
+                yield project.name or ""
+
+    def branches(self, project: str) -> Iterator[str]:
+        """The paths of the branches of `projects/…`, page by page."""
+        with _our_errors(f"list the branches of '{project}'"):
+            for branch in self._client.postgres.list_branches(project, page_size=PAGE_SIZE):
+                yield branch.name or ""
+
+    def instance_token(self, name: str) -> Token:
+        """A new database token for a provisioned instance."""
+        with _our_errors(f"get a database token for '{name}'"):
+            asked_at = time.monotonic()
+            credential = self._client.database.generate_database_credential(
+                instance_names=[name], request_id=str(uuid.uuid4())
+            )
+            expiry = credential.expiration_time
+            return _token(
+                credential.token, expiry and datetime.fromisoformat(expiry), asked_at, name
+            )
+
+    def endpoint_token(self, path: str) -> Token:
+        """A new database token for an autoscaling endpoint."""
+        with _our_errors(f"get a database token for '{path}'"):
+            asked_at = time.monotonic()
+            credential = self._client.postgres.generate_database_credential(path)
+            expiry = credential.expire_time
+            return _token(
+                credential.token, expiry and expiry.ToDatetime(tzinfo=UTC), asked_at, path
+            )
+
+
+def _token(
+    value: str | None, expires: datetime | str | None, asked_at: float, target: str
+) -> Token:
+    if not value:
+        raise LakebaseUnavailable(f"The workspace gave no database token for '{target}'.")
+    if isinstance(expires, datetime):
+        if expires.tzinfo is None:
+            expires = expires.replace(tzinfo=UTC)
+        lifetime = (expires - datetime.now(UTC)).total_seconds()
+        if lifetime <= 0:
+            # A token is not born expired: one of the two clocks is off. Postgres will decide.
+            logger.warning(
+                "The database token for '%s' expired %.0f s ago by this machine's clock: check "
+                "the clock. The token is used all the same.",
+                target,
+                -lifetime,
+            )
+            lifetime = ASSUMED_LIFETIME_SECONDS
+    else:
+        lifetime = ASSUMED_LIFETIME_SECONDS
+    return Token(value=value, lifetime_seconds=lifetime, received_at=asked_at)
+
+
+def _bounded(client: WorkspaceClient | None, timeout_seconds: float) -> WorkspaceClient:
+    """A client of the same identity whose calls end in time."""
+    clock = _ImpatientClock(timeout_seconds)
+    bounds = {"http_timeout_seconds": timeout_seconds, "retry_timeout_seconds": timeout_seconds}
+    if client is not None:
+        # A shallow copy shares the login and its token cache, as it should, but also the dict of
+        # attributes, which is the caller's: the bounds go into a dict of our own.
+        config: Config = client.config.copy()  # type: ignore[no-untyped-call]
+        config._inner = {**client.config.as_dict(), **bounds}
+        config._clock = clock
+    else:
+        try:
+            config = Config(
+                clock=clock,
+                product="lakebase-sessions",
+                product_version="0.1.0",
+                http_timeout_seconds=timeout_seconds,
+                retry_timeout_seconds=int(timeout_seconds) or 1,
+            )
+        except ValueError as error:
+            raise ConfigurationError(
+                f"Could not log in to the workspace: {str(error).splitlines()[0]} Set "
+                "DATABRICKS_HOST and a way to log in (`databricks auth login`), or run "
+                "`lakebase-sessions local` for a Lakebase on this machine."
+            ) from error
+    return WorkspaceClient(config=config)
+
+
+@contextmanager
+def _our_errors(action: str) -> Iterator[None]:
+    try:
+        yield
+    except LakebaseSessionsError:
+        raise
+    except Exception as error:
+        raise from_workspace_error(error, action) from error
