@@ -61,7 +61,7 @@ def main() -> None:
     help="Major version of PostgreSQL.",
 )
 def local(data: Path, port: int, postgres_version: str) -> None:
-    """Run a Lakebase on this machine until Ctrl-C.
+    r"""Run a Lakebase on this machine until Ctrl-C.
 
     Prints three lines to stdout, which lead any process to it:
 
@@ -103,7 +103,7 @@ def local(data: Path, port: int, postgres_version: str) -> None:
             time.sleep(0.1)
             if not lakebase.running:
                 raise LocalLakebaseError(
-                    f"The local PostgreSQL has ended. Its log is {data.absolute() / 'postgres.log'}."
+                    f"The local PostgreSQL has ended. See {data.absolute() / 'postgres.log'}."
                 )
     finally:
         lakebase.stop()

@@ -152,6 +152,32 @@ class Lakebase:
             scope_to_user(checked, user), lakebase=self, history_limit=history_limit
         )
 
+    @property
+    def name(self) -> str:
+        """The instance's name or the endpoint's path; known once it is open."""
+        return self._located().name
+
+    @property
+    def database(self) -> str:
+        """The Postgres database; known once it is open."""
+        return self._located().database
+
+    @property
+    def schema(self) -> str | None:
+        """The schema of the tables, None for the role's default; known once it is open."""
+        return self._located().schema
+
+    @property
+    def user(self) -> str:
+        """The identity, which is the Postgres role; known once it is open."""
+        return self._located().user
+
+    def _located(self) -> Place:
+        place = self._place
+        if place is None or not place.done():
+            raise LakebaseNotOpen("This Lakebase is not open yet: `await lakebase.open()` first.")
+        return place.result()
+
     async def open(self) -> Self:
         """Find the Lakebase, connect, and see to the tables, instead of at the first request.
 
