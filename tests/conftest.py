@@ -1,0 +1,150 @@
+"""Fixtures: a Lakebase on this machine for the run, a database of its own for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from servers import docker_runs, local_lakebase
+
+from lakebase_sessions import Lakebase, factory
+from lakebase_sessions.local import LocalLakebase
+
+TEMPLATE = "lakebase_sessions_template"
+CONVERSATIONS = Path(__file__).parents[2] / "shared" / "data" / "conversations.jsonl"
+
+_numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--postgres",
+        default="auto",
+        metavar="container|embedded|DSN",
+        help="where integration tests run: a throwaway Docker container, the embedded server, or "
+        "a superuser's DSN with port 5432. Default: container if a Docker engine answers, else "
+        "embedded.",
+    )
+
+
+_servers = pytest.StashKey[ExitStack]()
+_local = pytest.StashKey[LocalLakebase]()
+
+
+def server(config: pytest.Config) -> LocalLakebase:
+    """The run's server, started by whoever asks first."""
+    if _local not in config.stash:
+        servers = config.stash[_servers] = ExitStack()
+        config.stash[_local] = servers.enter_context(local_lakebase(choice(config)))
+    return config.stash[_local]
+
+
+def choice(config: pytest.Config) -> str:
+    """`container`, `embedded` or a DSN."""
+    chosen: str = config.option.postgres
+    if chosen == "auto":
+        chosen = "container" if docker_runs() else "embedded"
+    return chosen
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Which server it is; it is started for that."""
+    if config.option.collectonly:
+        return None
+    with psycopg.connect(server(config).admin_dsn, dbname="postgres") as connection:
+        row = connection.execute("SELECT current_setting('server_version')").fetchone()
+        tls = connection.pgconn.ssl_in_use
+    kind = choice(config) if choice(config) in ("container", "embedded") else "DSN"
+    return f"postgres: {kind}, version {row[0] if row else '?'}, TLS {'on' if tls else 'off'}"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if servers := config.stash.get(_servers, None):
+        servers.close()
+
+
+@pytest.fixture(scope="session")
+def local_for_run(pytestconfig: pytest.Config) -> LocalLakebase:
+    """The run's Lakebase, with a template database that has the tables."""
+    local = server(pytestconfig)
+    local.create_database(TEMPLATE)
+
+    async def make_tables() -> None:
+        async with Lakebase(
+            "local", workspace_client=local.workspace_client(), database=TEMPLATE
+        ):
+            pass
+
+    asyncio.run(make_tables())
+    return local
+
+
+@pytest.fixture
+def local(local_for_run: LocalLakebase) -> Iterator[LocalLakebase]:
+    """The run's Lakebase, without the faults of the test before."""
+    yield local_for_run
+    local_for_run.clear_faults()
+
+
+@pytest.fixture
+def empty_database(local: LocalLakebase) -> Iterator[str]:
+    """A database without tables."""
+    name = f"lakebase_sessions_test_{os.getpid()}_{next(_numbers)}"
+    local.create_database(name)
+    yield name
+    local.drop_database(name)
+
+
+@pytest.fixture
+def database(local: LocalLakebase) -> Iterator[str]:
+    """A database with the tables."""
+    name = f"lakebase_sessions_test_{os.getpid()}_{next(_numbers)}"
+    local.create_database(name, template=TEMPLATE)
+    yield name
+    local.drop_database(name)
+
+
+@pytest.fixture
+async def lakebase(local: LocalLakebase, database: str) -> AsyncIterator[Lakebase]:
+    """A Lakebase as the default user, on a database of its own, not open yet."""
+    lakebase = Lakebase("local", workspace_client=local.workspace_client(), database=database)
+    yield lakebase
+    await lakebase.close()
+
+
+@pytest.fixture
+def environ(
+    local: LocalLakebase, database: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, str]]:
+    """The environment of an app on this test's database, as Databricks Apps would set it."""
+    for name in list(os.environ):
+        if name.startswith(("DATABRICKS_", "LAKEBASE_", "PG")):
+            monkeypatch.delenv(name)
+    variables = local.environ | {"PGHOST": local.host, "PGDATABASE": database}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(factory, "_default", None)
+    yield variables
+    if factory._default is not None:
+        asyncio.run(factory._default.close())
+
+
+@pytest.fixture(scope="session")
+def conversations() -> list[dict[str, Any]]:
+    """Real conversations with tool calls: `id` and `items`."""
+    if not CONVERSATIONS.exists():
+        pytest.skip(f"{CONVERSATIONS.name} is not part of the repository, and not beside it")
+    return [json.loads(line) for line in CONVERSATIONS.read_text().splitlines()]
+
+
+def admin(local: LocalLakebase, database: str) -> psycopg.Connection[Any]:
+    """A superuser's connection, in autocommit."""
+    return psycopg.connect(local.admin_dsn, dbname=database, autocommit=True)

@@ -1,0 +1,132 @@
+"""The Postgres servers that `--postgres` chooses from, each behind a `LocalLakebase`."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import ipaddress
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from lakebase_sessions.local import LocalLakebase
+
+IMAGE = "postgres:17"
+PASSWORD = "for-tests-only"
+
+
+def docker_runs() -> bool:
+    """Whether a Docker engine answers on this machine."""
+    import docker
+
+    try:
+        docker.from_env(timeout=5).ping()
+    except docker.errors.DockerException:
+        return False
+    return True
+
+
+@contextmanager
+def local_lakebase(choice: str, *, token_lifetime_seconds: float = 3600.0) -> Iterator[LocalLakebase]:
+    """A LocalLakebase on the chosen server: `embedded`, `container`, or a superuser's DSN."""
+    with contextlib.ExitStack() as stack:
+        dsn = None
+        if choice == "container":
+            dsn = stack.enter_context(_container())
+        elif choice != "embedded":
+            dsn = choice
+        yield stack.enter_context(
+            LocalLakebase(dsn=dsn, token_lifetime_seconds=token_lifetime_seconds)
+        )
+
+
+@contextmanager
+def _container() -> Iterator[str]:
+    """A throwaway container with TLS on; its DSN."""
+    from testcontainers.core.container import DockerContainer
+
+    # Clients have port 5432 fixed, so a free loopback address is looked for instead of a port.
+    address = _free_address()
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "tls.sh")
+        script.write_text(_tls_script(address))
+        script.chmod(0o755)
+        Path(folder).chmod(0o755)
+        container = (
+            DockerContainer(IMAGE)
+            .with_env("POSTGRES_PASSWORD", PASSWORD)
+            .with_volume_mapping(folder, "/docker-entrypoint-initdb.d", "ro")
+            .with_command(["-c", "max_connections=300", "-c", "fsync=off"])
+        )
+        container.ports = {"5432/tcp": (address, 5432)}  # with_bind_ports takes no address
+        with container:
+            dsn = f"host={address} port=5432 user=postgres password={PASSWORD} sslmode=require"
+            _wait_until_it_answers(dsn)
+            yield dsn
+
+
+def _wait_until_it_answers(dsn: str) -> None:
+    give_up_at = time.monotonic() + 60
+    while True:
+        try:
+            psycopg.connect(dsn, dbname="postgres", connect_timeout=2).close()
+        except psycopg.OperationalError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _free_address() -> str:
+    for last in range(1, 255):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((f"127.0.0.{last}", 5432))
+            return f"127.0.0.{last}"
+    pytest.exit("No loopback address has port 5432 free for the Postgres container.")
+
+
+def _tls_script(address: str) -> str:
+    """An init script that writes a key and a certificate of its own and switches TLS on."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "lakebase-test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=2))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
+    certificate_pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
+    return f"""#!/bin/bash
+umask 077
+cat >"$PGDATA/server.key" <<'PEM'
+{key_pem}PEM
+cat >"$PGDATA/server.crt" <<'PEM'
+{certificate_pem}PEM
+echo "ssl = on" >>"$PGDATA/postgresql.conf"
+"""
