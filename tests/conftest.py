@@ -78,9 +78,7 @@ def local_for_run(pytestconfig: pytest.Config) -> LocalLakebase:
     local.create_database(TEMPLATE)
 
     async def make_tables() -> None:
-        async with Lakebase(
-            "local", workspace_client=local.workspace_client(), database=TEMPLATE
-        ):
+        async with Lakebase("local", workspace_client=local.workspace_client(), database=TEMPLATE):
             pass
 
     asyncio.run(make_tables())

@@ -33,7 +33,9 @@ def docker_runs() -> bool:
 
 
 @contextmanager
-def local_lakebase(choice: str, *, token_lifetime_seconds: float = 3600.0) -> Iterator[LocalLakebase]:
+def local_lakebase(
+    choice: str, *, token_lifetime_seconds: float = 3600.0
+) -> Iterator[LocalLakebase]:
     """A LocalLakebase on the chosen server: `embedded`, `container`, or a superuser's DSN."""
     with contextlib.ExitStack() as stack:
         dsn = None

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from lakebase_sessions.errors import (
     ConfigurationError,
@@ -96,14 +95,12 @@ class Address:
 
 
 def _host_of(text: str) -> str:
-    if "://" in text:
-        text = text.partition("://")[2]
-    try:
-        # hostname would lower-case an instance's name, so only user, port and path go
-        netloc = urlsplit(f"//{text}").netloc
-    except ValueError:
-        return text
-    return re.sub(r":\d*$", "", netloc.rpartition("@")[2]).rstrip(".") if netloc else text
+    """The host in `text`, if it is a URL or a host with a port; else `text` as it is."""
+    # Not urlsplit: it drops line breaks and whatever follows a slash, and so lets anything pass.
+    _scheme, is_url, rest = text.partition("://")
+    if is_url:
+        text = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    return re.sub(r":\d*$", "", text.rstrip("/")).rstrip(".")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +189,7 @@ def _instance(name: str, workspace: Workspace) -> Target:
         ) from error
     host = instance.read_write_dns or instance.read_only_dns
     state = instance.state.value if instance.state else "unknown"
-    return Target(name=instance.name, host=_required(host, instance.name, state))
+    return Target(name=name, host=_required(host, name, state))
 
 
 def _branch(path: str, workspace: Workspace) -> Target:
@@ -225,7 +222,7 @@ def _endpoint(endpoint: Endpoint) -> Target:
 
 
 def _required(host: str | None, name: str, state: str) -> str:
-    if host:
+    if host and isinstance(host, str):  # the SDK passes on whatever the answer holds
         return host
     raise LakebaseUnavailable(
         f"Lakebase '{name}' has no address (state: {state}). Start it, or wait until it has "

@@ -7,6 +7,7 @@ in a server: five minutes of retries a call, and a `Retry-After` of any length i
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -32,6 +33,16 @@ if TYPE_CHECKING:
     from databricks.sdk.service.postgres import Endpoint
 
 logger = logging.getLogger(__name__)
+
+_hush = threading.local()
+
+
+def _not_hushed(_record: logging.LogRecord) -> bool:
+    return not getattr(_hush, "now", False)
+
+
+# At DEBUG the SDK logs the bodies of its calls, and of two of them the token is a part.
+logging.getLogger("databricks.sdk").addFilter(_not_hushed)
 
 PAGE_SIZE = 100
 """Entries a page; the API's maximum."""
@@ -128,7 +139,7 @@ class Workspace:
 
     def instance_token(self, name: str) -> Token:
         """A new database token for a provisioned instance."""
-        with _our_errors(f"get a database token for '{name}'"):
+        with _our_errors(f"get a database token for '{name}'"), _hushed():
             asked_at = time.monotonic()
             credential = self._client.database.generate_database_credential(
                 instance_names=[name], request_id=str(uuid.uuid4())
@@ -140,7 +151,7 @@ class Workspace:
 
     def endpoint_token(self, path: str) -> Token:
         """A new database token for an autoscaling endpoint."""
-        with _our_errors(f"get a database token for '{path}'"):
+        with _our_errors(f"get a database token for '{path}'"), _hushed():
             asked_at = time.monotonic()
             credential = self._client.postgres.generate_database_credential(path)
             expiry = credential.expire_time
@@ -208,3 +219,12 @@ def _our_errors(action: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise from_workspace_error(error, action) from error
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    _hush.now = True
+    try:
+        yield
+    finally:
+        _hush.now = False

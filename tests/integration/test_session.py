@@ -47,7 +47,12 @@ async def test_any_text_survives(lakebase: Lakebase) -> None:
     items: list[Any] = [
         {"role": "user", "content": "\x00 \ud800 \U0001f30d žluťoučký \\ ' \" %s {} :x"},
         {"role": "user", "content": ""},
-        {"type": "message", "content": [{"type": "input_text", "text": "deep"}], "n": 1.5, "x": None},
+        {
+            "type": "message",
+            "content": [{"type": "input_text", "text": "deep"}],
+            "n": 1.5,
+            "x": None,
+        },
     ]
     session = lakebase.session("s")
     await session.add_items(items)
@@ -59,7 +64,9 @@ async def test_sessions_are_apart(lakebase: Lakebase) -> None:
     assert await lakebase.session("two").get_items() == []
 
 
-async def test_no_items_is_no_write(lakebase: Lakebase, local: LocalLakebase, database: str) -> None:
+async def test_no_items_is_no_write(
+    lakebase: Lakebase, local: LocalLakebase, database: str
+) -> None:
     await lakebase.session("s").add_items([])
     with admin(local, database) as connection:
         assert connection.execute("SELECT count(*) FROM agent_sessions").fetchone() == (0,)

@@ -1,0 +1,191 @@
+"""One Lakebase under every way of running a loop, and of ending one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+from agents import Agent, Runner, set_tracing_disabled
+from conftest import admin
+from offline_model import OfflineModel
+
+from lakebase_sessions import Lakebase, LakebaseNotOpen
+from lakebase_sessions.local import LocalLakebase
+
+HELLO: Any = {"role": "user", "content": "hello"}
+
+
+@pytest.fixture
+def made(local: LocalLakebase, database: str) -> Lakebase:
+    return Lakebase("local", workspace_client=local.workspace_client(), database=database)
+
+
+def connections(local: LocalLakebase, database: str) -> int:
+    """Open connections to `database`, seen by the server."""
+    with admin(local, "postgres") as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [database]
+        ).fetchone()
+        assert row
+        return int(row[0])
+
+
+def minted(local: LocalLakebase) -> int:
+    return sum(call.path.endswith("/credentials") for call in local.requests)
+
+
+def test_asyncio_run_again_and_again(made: Lakebase, local: LocalLakebase, database: str) -> None:
+    """Each run has its own loop; what the last one left behind is closed."""
+
+    async def turn() -> int:
+        session = made.session("s")
+        await session.add_items([HELLO])
+        return len(await session.get_items())
+
+    before = minted(local)
+    assert [asyncio.run(turn()) for _ in range(4)] == [1, 2, 3, 4]
+    assert minted(local) == before + 1, "found and logged in once for the process"
+    assert connections(local, database) == 1
+    asyncio.run(made.close())
+    assert connections(local, database) == 0
+
+
+def test_one_session_object_in_two_loops(made: Lakebase) -> None:
+    session = made.session("s")
+    asyncio.run(session.add_items([HELLO]))
+    assert asyncio.run(session.get_items()) == [HELLO]
+    asyncio.run(made.close())
+
+
+def test_run_sync(made: Lakebase) -> None:
+    set_tracing_disabled(True)
+    agent = Agent(name="Assistant", model=OfflineModel())
+    Runner.run_sync(agent, "Hello, I live in SF!", session=made.session("s"))
+    result = Runner.run_sync(agent, "What city did I say I live in?", session=made.session("s"))
+    assert result.final_output == "You said that you live in SF."
+    loop = asyncio.get_event_loop_policy().get_event_loop()  # the one that run_sync leaves open
+    loop.run_until_complete(made.close())
+    loop.close()
+
+
+def test_several_threads_each_with_a_loop(
+    made: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    """They share one login, and no connection."""
+    before = minted(local)
+    start = threading.Barrier(6)
+    failures = []
+
+    def worker(number: int) -> None:
+        async def turns() -> None:
+            for _ in range(5):
+                await made.session(number).add_items([HELLO])
+            assert len(await made.session(number).get_items()) == 5
+
+        start.wait()
+        try:
+            asyncio.run(turns())
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=worker, args=[number]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert minted(local) == before + 1
+    asyncio.run(made.close())
+    assert connections(local, database) == 0
+
+
+async def test_a_notebook_has_a_running_loop(made: Lakebase) -> None:
+    """Top-level await in a notebook: cells are tasks of one loop that never ends."""
+    for cell in range(3):
+        await asyncio.create_task(made.session("s").add_items([HELLO]))
+        assert len(await asyncio.create_task(made.session("s").get_items())) == cell + 1
+    await made.close()
+
+
+async def test_many_first_requests_open_once(
+    made: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    before = len(local.requests)
+    await asyncio.gather(*(made.session(number).get_items() for number in range(20)))
+    calls = [call.path for call in local.requests[before:]]
+    assert sum(path.endswith("/credentials") for path in calls) == 1
+    assert sum(path.endswith("/Me") for path in calls) == 1
+    assert sum("/instances/" in path for path in calls) == 1
+    await made.close()
+
+
+async def test_one_who_gives_up_does_not_take_it_from_the_others(
+    made: Lakebase, local: LocalLakebase
+) -> None:
+    with local.fault("/credentials", delay_seconds=0.3):
+        waiting = [asyncio.create_task(made.session(n).get_items()) for n in range(3)]
+        await asyncio.sleep(0.1)
+        waiting[0].cancel()
+        assert await asyncio.gather(*waiting[1:]) == [[], []]
+    assert waiting[0].cancelled()
+    await made.close()
+
+
+async def test_a_failed_opening_is_tried_again(made: Lakebase, local: LocalLakebase) -> None:
+    with local.fault("/instances/local", status=500), pytest.raises(ConnectionError):
+        await made.session("s").get_items()
+    assert await made.session("s").get_items() == []
+    await made.close()
+
+
+async def test_after_close_there_is_a_word_for_it(made: Lakebase) -> None:
+    session = made.session("s")
+    with pytest.raises(LakebaseNotOpen, match="not open yet"):
+        _ = made.name
+    await session.add_items([HELLO])
+    await made.close()
+    with pytest.raises(LakebaseNotOpen, match="was closed"):
+        await session.get_items()
+    await made.close()
+
+
+def test_a_forked_child_has_its_own_connections(
+    local: LocalLakebase, database: str, environ: dict[str, str]
+) -> None:
+    """gunicorn --preload: opened in the parent, used in the children and in the parent again."""
+    script = """
+import asyncio, os, sys
+from lakebase_sessions import default_lakebase, session_for
+async def add(text):
+    await session_for(session_id="s").add_items([{"role": "user", "content": text}])
+    return len(await session_for(session_id="s").get_items())
+loop = asyncio.new_event_loop()
+assert loop.run_until_complete(add("parent")) == 1
+child = os.fork()
+if child == 0:
+    status = 1
+    try:
+        asyncio.run(add("child"))
+        status = 0
+    finally:
+        os._exit(status) if sys.argv[1] == "hard" else sys.exit(status)
+assert os.waitpid(child, 0)[1] == 0
+assert loop.run_until_complete(add("parent again")) == 3
+loop.run_until_complete(default_lakebase().close())
+"""
+    for manner in ("hard", "soft"):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", script, manner],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONWARNINGS": ""},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        with admin(local, database) as connection:
+            connection.execute("TRUNCATE agent_sessions, agent_messages")
