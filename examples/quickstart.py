@@ -25,8 +25,12 @@ from offline_model import OfflineModel
 from rich.console import Console
 from rich.table import Table
 
-from lakebase_sessions import LakebaseSessionsError, MissingConfiguration, default_lakebase
-from lakebase_sessions import session_for
+from lakebase_sessions import (
+    LakebaseSessionsError,
+    MissingConfiguration,
+    default_lakebase,
+    session_for,
+)
 from lakebase_sessions.local import LocalLakebase
 
 console = Console(highlight=False)
@@ -47,9 +51,13 @@ async def ask(question: str, session_id: str | None, model: str | Model) -> str:
 async def show(session_id: str) -> None:
     """Read the conversation back with the plain upstream class."""
     lakebase = await default_lakebase().open()
-    name = {"autoscaling_endpoint" if "/" in lakebase.name else "instance_name": lakebase.name}
+    autoscaling = lakebase.name.startswith("projects/")
     upstream = AsyncDatabricksSession(
-        session_id, database=lakebase.database, schema=lakebase.schema, **name
+        session_id,
+        instance_name=None if autoscaling else lakebase.name,
+        autoscaling_endpoint=lakebase.name if autoscaling else None,
+        database=lakebase.database,
+        schema=lakebase.schema,
     )
     table = Table("", "role", "content", title=f"{lakebase.database}, session {session_id}")
     for number, item in enumerate(await upstream.get_items(), start=1):

@@ -66,7 +66,9 @@ def _container() -> Iterator[str]:
             .with_volume_mapping(folder, "/docker-entrypoint-initdb.d", "ro")
             .with_command(["-c", "max_connections=300", "-c", "fsync=off"])
         )
-        container.ports = {"5432/tcp": (address, 5432)}  # with_bind_ports takes no address
+        container.with_kwargs(
+            ports={"5432/tcp": (address, 5432)}
+        )  # with_bind_ports takes no address
         with container:
             dsn = f"host={address} port=5432 user=postgres password={PASSWORD} sslmode=require"
             _wait_until_it_answers(dsn)

@@ -18,6 +18,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
+
+# Loaded here, with the application, and not by the first request: importing in a thread keeps
+# the event loop from running.
 from databricks_openai.agents import AsyncDatabricksSession
 from psycopg.pq import ConnStatus
 from sqlalchemy import event
@@ -40,11 +43,16 @@ if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from psycopg.pq.abc import PGconn
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.pool import QueuePool
 
     from lakebase_sessions.credentials import Credentials
 
 POOL_RECYCLE_SECONDS = 14 * 60
 """Upstream's own figure. A connection may live for days; this spreads renewals over restarts."""
+
+HANDSHAKES_AT_ONCE = 2
+"""New connections that are set up at the same time. TLS and SCRAM compute for about 4 ms each,
+on the event loop; a burst of first requests would add that up."""
 
 _NOT_A_PASSWORD = "set by lakebase-sessions"  # noqa: S105 - that is the point
 _BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -86,6 +94,7 @@ class LoopEngine:
             isolation_level="READ COMMITTED"
         )
         """The same pool for other people's statements, which expect transactions."""
+        self._handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         sockets: weakref.WeakSet[psycopg.AsyncConnection[Any]] = weakref.WeakSet()
         self._abandon = weakref.finalize(self, _finish_all, sockets, os.getpid())
         _listen(self._engine, place, sockets)
@@ -129,7 +138,7 @@ class LoopEngine:
             await credentials.ready(rejected)
             token = credentials.token
             try:
-                return await self._engine.connect()
+                return await self._checkout()
             except PoolTimeoutError as error:
                 size = self.place.pool_size + self.place.max_overflow
                 raise LakebaseTimeout(
@@ -153,6 +162,14 @@ class LoopEngine:
                     raise found from error
             await asyncio.sleep(backoff)
         raise AssertionError("unreachable")
+
+    async def _checkout(self) -> AsyncConnection:
+        pool = cast("QueuePool", self._engine.pool)
+        if pool.checkedin():
+            return await self._engine.connect()
+        # Whoever waits here may find that a connection has come back in the meantime.
+        async with self._handshakes:
+            return await self._engine.connect()
 
     async def ensure_tables(self, *, create: bool) -> None:
         """See that the tables exist; nothing that needs a privilege runs when they do.

@@ -55,9 +55,7 @@ async def test_streaming_stores_the_same(lakebase: Lakebase, agent: Agent[Any]) 
     assert plain[-1] == "You said that your name is Mia."
 
 
-async def test_the_runner_honours_the_history_limit(
-    lakebase: Lakebase, agent: Agent[Any]
-) -> None:
+async def test_the_runner_honours_the_history_limit(lakebase: Lakebase, agent: Agent[Any]) -> None:
     """Beyond the window the model really does not know."""
     await Runner.run(agent, "Hello, I live in SF!", session=lakebase.session("s"))
     await Runner.run(agent, "Nice weather today.", session=lakebase.session("s"))

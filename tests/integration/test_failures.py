@@ -127,12 +127,12 @@ async def test_row_5_permission_denied_by_postgres(local: LocalLakebase, databas
     user = "guest@example.com"
     local.add_user(user)
     with admin(local, database) as connection:
-        connection.execute(f'REVOKE ALL ON DATABASE "{database}" FROM PUBLIC, "{user}"')  # type: ignore[call-overload]
+        connection.execute(f'REVOKE ALL ON DATABASE "{database}" FROM PUBLIC, "{user}"')
     lakebase = made(local, database, user=user)
     with pytest.raises(PermissionDenied, match="CAN_CONNECT_AND_CREATE"):
         await lakebase.open()
     with admin(local, database) as connection:
-        connection.execute(f'GRANT CONNECT ON DATABASE "{database}" TO "{user}"')  # type: ignore[call-overload]
+        connection.execute(f'GRANT CONNECT ON DATABASE "{database}" TO "{user}"')
     with pytest.raises(PermissionDenied, match="CAN_CONNECT_AND_CREATE"):
         await lakebase.session("s").get_items()
     await lakebase.close()

@@ -84,7 +84,7 @@ async def test_nothing_privileged_runs_when_they_are_there(
         connection.execute("CREATE TABLE ready.agent_sessions (LIKE agent_sessions INCLUDING ALL)")
         connection.execute("CREATE TABLE ready.agent_messages (LIKE agent_messages INCLUDING ALL)")
         for grant in ("USAGE ON SCHEMA ready", "ALL ON ALL TABLES IN SCHEMA ready"):
-            connection.execute(f'GRANT {grant} TO "{READER}"')  # type: ignore[call-overload]
+            connection.execute(f'GRANT {grant} TO "{READER}"')
         connection.execute(f'GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO "{READER}"')
     async with made(local, database, READER, schema="ready") as lakebase:
         await lakebase.session("s").add_items([HELLO])

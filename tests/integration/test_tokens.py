@@ -106,7 +106,7 @@ async def test_a_role_that_may_not_log_in_is_not_asked_for_ever(
         "local", workspace_client=local.workspace_client(user), database=database, schema="locked"
     ) as lakebase:
         with admin(local, "postgres") as connection:
-            connection.execute(f'ALTER ROLE "{user}" NOLOGIN')  # type: ignore[call-overload]
+            connection.execute(f'ALTER ROLE "{user}" NOLOGIN')
         drop_connections(local, database)
         before = minted(local)
         with pytest.raises(PermissionDenied, match="not permitted to log in"):
