@@ -43,7 +43,11 @@ def server(config: pytest.Config) -> LocalLakebase:
     """The run's server, started by whoever asks first."""
     if _local not in config.stash:
         servers = config.stash[_servers] = ExitStack()
-        config.stash[_local] = servers.enter_context(local_lakebase(choice(config)))
+        try:
+            config.stash[_local] = servers.enter_context(local_lakebase(choice(config)))
+        except Exception as error:
+            kind = config.option.postgres
+            pytest.exit(f"--postgres={kind}: the server did not start: {error}", returncode=3)
     return config.stash[_local]
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -66,9 +67,8 @@ def _container() -> Iterator[str]:
             .with_volume_mapping(folder, "/docker-entrypoint-initdb.d", "ro")
             .with_command(["-c", "max_connections=300", "-c", "fsync=off"])
         )
-        container.with_kwargs(
-            ports={"5432/tcp": (address, 5432)}
-        )  # with_bind_ports takes no address
+        # with_bind_ports would listen on every address
+        container.ports = cast("Any", {"5432/tcp": (address, 5432)})
         with container:
             dsn = f"host={address} port=5432 user=postgres password={PASSWORD} sslmode=require"
             _wait_until_it_answers(dsn)

@@ -30,8 +30,7 @@ class Credentials:
     """The current database token of one identity, for any number of loops and threads.
 
     A timer renews the token; whoever needs one finds it ready and never waits. Only when there
-    is none that is still valid (after a suspend or a fork, or when the workspace was down for
-    long) does `ready` wait, off the event loop, and all who wait share one call.
+    is none that is still valid (after a suspend, or when the workspace was down for long) does `ready` wait, off the event loop, and all who wait share one call.
 
     Args:
         mint: Asks the workspace for a token. Blocks, bounded by the workspace's own timeouts.
@@ -110,10 +109,12 @@ class Credentials:
             with self._lock:
                 self._renewal = None
                 self._failures += 1
-                delay = min(2.0**self._failures, LONGEST_BACKOFF_SECONDS)
+                failures = self._failures
+                # capped before it is raised: an outage may last for thousands of requests
+                delay = min(2.0 ** min(failures, 10), LONGEST_BACKOFF_SECONDS)
                 self._schedule(delay * random.uniform(0.5, 1.0))
             logger.warning(
-                "The database token could not be renewed (attempt %d): %s", self._failures, error
+                "The database token could not be renewed (attempt %d): %s", failures, error
             )
             raise
         self._keep(token)

@@ -177,7 +177,7 @@ def from_workspace_error(error: BaseException, action: str) -> LakebaseSessionsE
     # Imported here: whoever can raise these has loaded the SDK, and nobody else should.
     from databricks.sdk import errors as sdk  # noqa: PLC0415
     from databricks.sdk.core import DatabricksError  # noqa: PLC0415
-    from requests.exceptions import RequestException  # noqa: PLC0415
+    from requests.exceptions import RequestException, Timeout  # noqa: PLC0415
 
     if isinstance(error, LakebaseSessionsError):
         return error
@@ -185,6 +185,8 @@ def from_workspace_error(error: BaseException, action: str) -> LakebaseSessionsE
     match error:
         case sdk.NotFound():
             return TargetNotFound(said)
+        case sdk.PrivateLinkValidationError():
+            return PermissionDenied(said)  # a matter of networks, which no grant opens
         case sdk.PermissionDenied():
             return PermissionDenied(f"{said} To fix this: {GRANT_ACCESS}.")
         case sdk.Unauthenticated():
@@ -194,7 +196,7 @@ def from_workspace_error(error: BaseException, action: str) -> LakebaseSessionsE
             )
         case sdk.BadRequest():
             return ConfigurationError(said)
-        case TimeoutError() | sdk.DeadlineExceeded():
+        case TimeoutError() | Timeout() | sdk.DeadlineExceeded():
             answer = error.__cause__ or error.__context__
             cause = f" Its last answer: {_first_line(answer)}" if answer else ""
             return LakebaseTimeout(
@@ -232,6 +234,11 @@ _NO_DATABASE = _Verdict(
     TargetNotFound,
     "Create the database, or name another one (PGDATABASE, or `Lakebase(database=...)`).",
 )
+_TABLES_GONE = _Verdict(
+    TablesMissing,
+    "The session tables were there when this Lakebase was opened. Restore them, or restart to "
+    "have them made anew; check the database and the schema (LAKEBASE_AGENT_MEMORY_SCHEMA).",
+)
 _GONE = _Verdict(LakebaseUnavailable, "Check that it runs and can be reached from here: `{check}`.")
 
 _CONNECT_FAILURES: tuple[tuple[str, _Verdict], ...] = (
@@ -240,7 +247,7 @@ _CONNECT_FAILURES: tuple[tuple[str, _Verdict], ...] = (
     ("no pg_hba.conf entry", _DENIED),
     ("permission denied for database", _DENIED),
     ("the database system is", _NOT_NOW),  # starting up, shutting down, in recovery mode, ...
-    ("not accepting connections", _NOT_NOW),
+    ("accepting connections", _NOT_NOW),  # "is not currently ...", "is not yet ..."
     ("too many clients", _FULL_HOUSE),
     ("too many connections", _FULL_HOUSE),
     ("connection slots are reserved", _FULL_HOUSE),
@@ -260,8 +267,8 @@ _SQLSTATES: dict[str, _Verdict] = {
     "28": _DENIED,
     "42501": _DENIED,
     "3D000": _NO_DATABASE,
-    "3F000": _Verdict(TablesMissing, "The schema does not exist."),
-    "42P01": _Verdict(TablesMissing, "The session tables do not exist."),
+    "3F000": _TABLES_GONE,
+    "42P01": _TABLES_GONE,
     "53300": _FULL_HOUSE,
     "53": _Verdict(LakebaseUnavailable, "Lakebase is out of disk, memory or another resource."),
     "25006": _Verdict(
@@ -286,9 +293,13 @@ def from_connect_error(error: psycopg.Error, target: str) -> LakebaseSessionsErr
         error: What psycopg raised.
         target: The instance name or resource path, to name the command that checks it.
     """
+    from psycopg.errors import ConnectionTimeout  # noqa: PLC0415 - loaded already, if it raised
+
     said = _first_line(error)
     lowered = str(error).lower()
-    if "does not exist" in lowered and 'database "' in lowered:
+    if isinstance(error, ConnectionTimeout):
+        verdict = _Verdict(LakebaseTimeout, _GONE.advice)
+    elif "does not exist" in lowered and 'database "' in lowered:
         verdict = _NO_DATABASE
     elif "does not exist" in lowered and 'role "' in lowered:
         verdict = _DENIED

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from lakebase_sessions.lakebase import Lakebase
-from lakebase_sessions.session_id import get_session_id
+from lakebase_sessions.session_id import check_session_id, get_session_id
 
 if TYPE_CHECKING:
     from lakebase_sessions.session import LakebaseSession
@@ -53,7 +53,7 @@ def session_for(
         >>> session_for(session_id="trip-7", user="mia@example.com").session_id
         'mia%40example.com:trip-7'
     """
-    named = session_id if session_id not in (None, "") else get_session_id(request)
+    named = check_session_id(session_id) or get_session_id(request)
     return (lakebase or default_lakebase()).session(named, user=user, history_limit=history_limit)
 
 

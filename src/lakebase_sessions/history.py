@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
 
-_OUTPUT = "_call_output"
-
 
 def without_cut_off_outputs(items: list[TResponseInputItem]) -> list[TResponseInputItem]:
     """`items` without the tool outputs whose call is not among them.
@@ -26,14 +24,15 @@ def without_cut_off_outputs(items: list[TResponseInputItem]) -> list[TResponseIn
         ... ])
         [{'role': 'user', 'content': 'And now?'}]
     """
-    called: set[object] = set()
+    called: set[str] = set()
     kept = []
     for item in items:
         fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-        kind = str(fields.get("type") or "")
-        if kind.endswith("_call"):
-            called.add(fields.get("call_id"))
-        elif kind.endswith(_OUTPUT) and fields.get("call_id") not in called:
+        # repr, because a stored row may hold anything there; a local shell's call has only an id
+        call_id = repr(fields.get("call_id") or fields.get("id"))
+        if not str(fields.get("type")).endswith("_output"):
+            called.add(call_id)
+        elif call_id not in called:
             continue
         kept.append(item)
     return kept

@@ -20,7 +20,7 @@ MAX_LENGTH = 255
 line and a URL; Postgres itself would take more."""
 
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_PLACES = "custom_inputs.session_id, context.conversation_id"
+_PLACES = "custom_inputs.session_id, context.conversation_id, conversation"
 
 
 def get_session_id(request: object = None) -> str:
@@ -71,12 +71,14 @@ def check_session_id(value: object, place: str = "session_id") -> str | None:
         InvalidSessionId: It is of another type, too long, or holds what Postgres cannot store.
     """
     match value:
-        case None | "":
+        case None:
             return None
         case bool():  # a bool is an int to Python, and never an id
             raise InvalidSessionId(_not_an_id(place, "a boolean"))
         case str():
-            text = str(value)  # a plain str, also of a subclass such as a str-enum's member
+            text = str.__str__(value)  # the text itself, whatever a subclass prints as
+            if not text:
+                return None
         case int() if value.bit_length() > MAX_LENGTH * 4:  # Python refuses to print huge ints
             raise InvalidSessionId(_not_an_id(place, f"more than {MAX_LENGTH} digits"))
         case int() | uuid.UUID() | uuid_utils.UUID():
@@ -130,9 +132,12 @@ def user_prefix(user: str) -> str:
             "'nobody': it would put every unknown caller's conversations together."
         )
     try:
-        return quote(user, safe="") + ":"
+        prefix = quote(user, safe="") + ":"
     except UnicodeEncodeError as error:
         raise InvalidUser(f"user holds a lone surrogate: {_show(user)}.") from error
+    if len(prefix) >= MAX_LENGTH:
+        raise InvalidUser(f"user leaves no room for a session id: {_show(user)}.")
+    return prefix
 
 
 def _find(request: object) -> str | None:
@@ -160,7 +165,8 @@ def _find_in_body(body: Mapping[Any, Any]) -> str | None:
         if isinstance(conversation, Mapping):
             conversation = conversation.get("id")
         named = check_session_id(conversation, "conversation")
-    if named is None and body.get("session_id") not in (None, ""):
+    stray = body.get("session_id")
+    if named is None and isinstance(stray, str | int) and stray:
         logger.warning(
             "The request has a session_id at its top level, where it does not count: pass it in "
             "custom_inputs."

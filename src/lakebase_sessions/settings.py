@@ -116,7 +116,8 @@ def _branch_path(project: str | None, branch: str | None) -> str:
             f"{BRANCH} is set, {PROJECT} is not: set both, or give {BRANCH} as "
             "projects/<project>/branches/<branch>."
         )
-    return f"projects/{project.removeprefix('projects/')}/branches/{branch.rpartition('/')[2]}"
+    project_id, branch_id = project.removeprefix("projects/"), branch.removeprefix("branches/")
+    return f"projects/{project_id}/branches/{branch_id}"
 
 
 def check_schema(schema: str | None) -> str | None:

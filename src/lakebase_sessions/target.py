@@ -78,15 +78,16 @@ class Address:
             if _BRANCH_PATH.fullmatch(path):
                 return cls(Kind.BRANCH, path)
         elif text.startswith("/"):
-            return cls(Kind.HOSTNAME, text.rstrip("/"))
+            if directory := text.rstrip("/"):
+                return cls(Kind.HOSTNAME, directory)
         else:
             host = _host_of(text)
             if _HOSTNAME.fullmatch(host.lower()):
                 return cls(Kind.HOSTNAME, host.lower())
             if _INSTANCE_NAME.fullmatch(host):
                 return cls(Kind.INSTANCE, host)
-        # What stands before an @ may be a password.
-        shown = ascii(text.rpartition("@")[2][:100])
+        # A connection string may hold a password anywhere.
+        shown = "This connection string" if re.search("[@=?]|://", text) else ascii(text[:100])
         raise ConfigurationError(
             f"{shown} names no Lakebase. It must be an instance name (letters, digits and "
             "hyphens, at most 63), a hostname, projects/<project>/branches/<branch>, or "

@@ -185,7 +185,7 @@ async def test_a_workspace_that_says_come_back_in_an_hour(
     lakebase = made(local, database)
     with (
         local.fault("/instances/local", status=429, headers={"Retry-After": "3600"}),
-        pytest.raises(LakebaseTimeout, match="3600 s|360[0-9] s"),
+        pytest.raises(LakebaseTimeout, match=r"come back in 36\d\d s"),
     ):
         await lakebase.session("s").get_items()
     await lakebase.close()
@@ -265,7 +265,8 @@ async def test_connections_killed_while_idle_reach_nobody(
             await asyncio.gather(*(lakebase.session("warm").get_items() for _ in range(5)))
             with admin(local, "postgres") as connection:
                 connection.execute(
-                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                    "WHERE datname = %s",
                     [database],
                 )
             await session.add_items([HELLO])

@@ -136,7 +136,7 @@ def test_a_miss_says_what_was_looked_at(workspace_with_much: LocalLakebase) -> N
 
 def test_an_unknown_instance_says_which_are_near(workspace_with_much: LocalLakebase) -> None:
     workspace = Workspace(workspace_with_much.workspace_client(), call_timeout_seconds=10)
-    with pytest.raises(TargetNotFound, match="no Lakebase instance 'on-azzure'.*on-azure"):
+    with pytest.raises(TargetNotFound, match=r"no Lakebase instance 'on-azzure'.*on-azure"):
         resolve(Address.parse("on-azzure"), workspace)
 
 

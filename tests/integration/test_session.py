@@ -94,7 +94,8 @@ async def test_corrupt_rows_are_skipped_and_do_not_count(
     await session.add_items(said(4))
     with admin(local, database) as connection:
         connection.execute(
-            "UPDATE agent_messages SET message_data = '{broken' WHERE message_data LIKE '%message 2%'"
+            "UPDATE agent_messages SET message_data = '{broken' "
+            "WHERE message_data LIKE '%message 2%'"
         )
     expected = [said(4)[n] for n in (0, 1, 3)]
     assert await session.get_items() == expected
@@ -232,10 +233,14 @@ async def test_the_engine_is_for_transactions(lakebase: Lakebase) -> None:
     with pytest.raises(LakebaseNotOpen, match="open"):
         _ = session.engine
     await session.add_items([HELLO])
-    with pytest.raises(RuntimeError, match="boom"):
+
+    async def half_a_transaction() -> None:
         async with session.engine.begin() as connection:
             await connection.execute(text("DELETE FROM agent_messages"))
             raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        await half_a_transaction()
     assert await session.get_items() == [HELLO]
 
 

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from lakebase_sessions import InvalidSessionId, InvalidUser, get_session_id
 from lakebase_sessions.session_id import (
-    MAX_LENGTH,
     check_session_id,
     scope_to_user,
     user_prefix,
@@ -107,7 +106,7 @@ class TestWhereItIsLookedFor:
 
     def test_a_bad_id_does_not_give_way(self) -> None:
         """Whoever sent it meant that conversation; another one would be a surprise."""
-        with pytest.raises(InvalidSessionId, match="custom_inputs.session_id"):
+        with pytest.raises(InvalidSessionId, match=r"^custom_inputs\.session_id is not"):
             get_session_id(agent_request({"session_id": ["a"]}, "next"))
 
     def test_any_mapping_is_a_body(self) -> None:
@@ -126,7 +125,7 @@ class TestWhereItIsLookedFor:
             get_session_id(request_)
 
     def test_a_conversation_that_is_a_list(self) -> None:
-        with pytest.raises(InvalidSessionId, match="^conversation is not a session id: .* a list"):
+        with pytest.raises(InvalidSessionId, match=r"^conversation is not a session id: .* a list"):
             get_session_id({"conversation": ["trip-7"]})
 
 
@@ -145,8 +144,18 @@ class TestWhatItMayBe:
             ("x" * 255, "x" * 255),
             ("🦆" * 255, "🦆" * 255),
         ],
-        ids=["plain", "blanks", "odd", "zero", "negative", "255 digits", "uuid", "uuid_utils"]
-        + ["255", "255 beyond the BMP"],
+        ids=[
+            "plain",
+            "blanks",
+            "odd",
+            "zero",
+            "negative",
+            "255 digits",
+            "uuid",
+            "uuid_utils",
+            "255",
+            "255 beyond the BMP",
+        ],
     )
     def test_good_ones(self, value: object, text: str) -> None:
         for request in (value, {"custom_inputs": {"session_id": value}}):
@@ -179,9 +188,29 @@ class TestWhatItMayBe:
             ("a\ud800b", r"lone surrogate \(U\+D800\)"),
             ("\udfff", r"lone surrogate \(U\+DFFF\)"),
         ],
-        ids=["True", "False", "float", "nan", "list", "empty list", "nested", "tuple", "bytes"]
-        + ["object", "256 digits", "5001 digits", "-5001 digits", "256", "a million"]
-        + ["NUL", "newline", "DEL", "NEL", "high surrogate", "low surrogate"],
+        ids=[
+            "True",
+            "False",
+            "float",
+            "nan",
+            "list",
+            "empty list",
+            "nested",
+            "tuple",
+            "bytes",
+            "object",
+            "256 digits",
+            "5001 digits",
+            "-5001 digits",
+            "256",
+            "a million",
+            "NUL",
+            "newline",
+            "DEL",
+            "NEL",
+            "high surrogate",
+            "low surrogate",
+        ],
     )
     @pytest.mark.parametrize("name", ["custom_inputs", "context"])
     def test_bad_ones(self, name: str, value: object, fault: str) -> None:
@@ -251,7 +280,7 @@ class TestWhatItMayBe:
             get_session_id(place(Array()))
 
     def test_check_session_id_names_the_place(self) -> None:
-        with pytest.raises(InvalidSessionId, match="^header X-Session is not a session id"):
+        with pytest.raises(InvalidSessionId, match=r"^header X-Session is not a session id"):
             check_session_id("\n", "header X-Session")
 
     @pytest.mark.parametrize("absent", [None, ""], ids=["None", "empty"])
@@ -322,7 +351,7 @@ scalars = (
     st.none()
     | st.booleans()
     | st.integers()
-    | st.sampled_from([10**254, 10**255, -(10**254), 2**1020, 2**1021, 10**5000])
+    | st.sampled_from([253, 254, 255, 307, 5000]).map(lambda digits: 10**digits)
     | st.floats()
     | any_text
     | st.text(min_size=250, max_size=260)
@@ -412,10 +441,11 @@ class TestUsers:
 
     @pytest.mark.parametrize("user", ["", "  ", "\t\n", 7, b"ann", True, ["ann"]], ids=repr)
     def test_a_blank_user_is_not_nobody(self, user: Any) -> None:
-        for scope in (lambda: scope_to_user("trip-7", user), lambda: user_prefix(user)):
-            with pytest.raises(InvalidUser, match="non-empty string") as raised:
-                scope()
-            assert raised.value.http_status == 400
+        with pytest.raises(InvalidUser, match="non-empty string") as raised:
+            scope_to_user("trip-7", user)
+        assert raised.value.http_status == 400
+        with pytest.raises(InvalidUser, match="non-empty string"):
+            user_prefix(user)
 
     def test_a_lone_surrogate_cannot_be_encoded(self) -> None:
         with pytest.raises(InvalidUser, match="lone surrogate") as raised:
@@ -471,9 +501,9 @@ def test_a_scoped_id_is_storable_and_scoping_it_again_changes_nothing(
 
 
 @settings(deadline=None)
+@given(good_ids, good_ids, users, users)
 @example("a:x", "x", "a", "a:a")
 @example("a%3Aa:x", "x", "a", "a:a")
-@given(good_ids, good_ids, users, users)
 def test_no_id_of_one_user_is_ever_stored_as_another_users(
     session_id: str, other_id: str, user: str, other_user: str
 ) -> None:
