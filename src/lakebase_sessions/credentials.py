@@ -30,7 +30,8 @@ class Credentials:
     """The current database token of one identity, for any number of loops and threads.
 
     A timer renews the token; whoever needs one finds it ready and never waits. Only when there
-    is none that is still valid (after a suspend, or when the workspace was down for long) does `ready` wait, off the event loop, and all who wait share one call.
+    is none that is still valid (after a suspend, or when the workspace was down for long) does
+    `ready` wait, off the event loop, and all who wait share one call.
 
     Args:
         mint: Asks the workspace for a token. Blocks, bounded by the workspace's own timeouts.

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 
 # Loaded here, with the application, and not by the first request: importing in a thread keeps
-# the event loop from running.
+# the event loop from running. The second is named by an option of the Agents SDK's tables.
+import sqlalchemy.dialects.postgresql.psycopg
+import sqlalchemy.dialects.sqlite  # noqa: F401
 from databricks_openai.agents import AsyncDatabricksSession
 from psycopg.pq import ConnStatus
 from sqlalchemy import event

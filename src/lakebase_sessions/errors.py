@@ -177,6 +177,7 @@ def from_workspace_error(error: BaseException, action: str) -> LakebaseSessionsE
     # Imported here: whoever can raise these has loaded the SDK, and nobody else should.
     from databricks.sdk import errors as sdk  # noqa: PLC0415
     from databricks.sdk.core import DatabricksError  # noqa: PLC0415
+    from databricks.sdk.errors.private_link import PrivateLinkValidationError  # noqa: PLC0415
     from requests.exceptions import RequestException, Timeout  # noqa: PLC0415
 
     if isinstance(error, LakebaseSessionsError):
@@ -185,7 +186,7 @@ def from_workspace_error(error: BaseException, action: str) -> LakebaseSessionsE
     match error:
         case sdk.NotFound():
             return TargetNotFound(said)
-        case sdk.PrivateLinkValidationError():
+        case PrivateLinkValidationError():
             return PermissionDenied(said)  # a matter of networks, which no grant opens
         case sdk.PermissionDenied():
             return PermissionDenied(f"{said} To fix this: {GRANT_ACCESS}.")

@@ -121,3 +121,24 @@ def test_dir_lists_them_before_they_are_loaded() -> None:
 def test_any_other_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'sesion_for'"):
         lakebase_sessions.sesion_for  # noqa: B018
+
+
+def test_the_first_request_imports_nothing() -> None:
+    """What a thread imports keeps the event loop from running, so it is loaded before."""
+    script = """
+import asyncio, os, sys
+from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions import default_lakebase, session_for
+with LocalLakebase() as local:
+    os.environ.update(local.environ)
+    before = set(sys.modules)
+    async def first_request():
+        await session_for(session_id="s").get_items()
+        await default_lakebase().close()
+    asyncio.run(first_request())
+    print(*(set(sys.modules) - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
