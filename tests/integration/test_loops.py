@@ -7,11 +7,15 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from agents import Agent, Runner, set_tracing_disabled
 from conftest import admin
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.config import Config
+from databricks.sdk.credentials_provider import CredentialsStrategy
 from offline_model import OfflineModel
 
 from lakebase_sessions import Lakebase, LakebaseNotOpen
@@ -189,3 +193,29 @@ loop.run_until_complete(default_lakebase().close())
         assert done.returncode == 0, done.stderr
         with admin(local, database) as connection:
             connection.execute("TRUNCATE agent_sessions, agent_messages")
+
+
+async def test_no_call_to_the_workspace_from_the_loops_thread(
+    local: LocalLakebase, database: str
+) -> None:
+    """Neither to open, nor to renew a token: every call is signed in some other thread."""
+    signed_in = []
+
+    class Login(CredentialsStrategy):
+        def auth_type(self) -> str:
+            return "test"
+
+        def __call__(self, _config: Config) -> Callable[[], dict[str, str]]:
+            def headers() -> dict[str, str]:
+                signed_in.append(threading.get_ident())
+                return {"Authorization": f"Bearer {local.environ['DATABRICKS_TOKEN']}"}
+
+            return headers
+
+    client = WorkspaceClient(config=Config(host=local.url, credentials_strategy=Login()))
+    async with Lakebase("local", workspace_client=client, database=database) as lakebase:
+        await asyncio.gather(*(lakebase.session(n).get_items() for n in range(20)))
+        credentials = lakebase._place.result().credentials  # type: ignore[union-attr]
+        await credentials.ready(rejected=credentials.token)
+    assert len(signed_in) >= 4
+    assert threading.get_ident() not in signed_in
