@@ -2,17 +2,20 @@
 
 It answers from the items of the conversation and from nothing else, and says so when they do not
 hold the answer: whoever sees it remember sees the session at work. It understands "I live in …",
-"my … is …", and questions about them.
+"my … is …", and questions about them. Where the agent has a tool whose name the message mentions
+("weather" for `get_weather`), it calls that with what stands behind "in" or "for", and then reports
+the output.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from agents import Model, ModelResponse, TResponseInputItem, Usage
+from agents import FunctionTool, Model, ModelResponse, Tool, TResponseInputItem, Usage
 from agents.items import TResponseStreamEvent
 from openai.types.responses import (
     Response,
@@ -20,6 +23,9 @@ from openai.types.responses import (
     ResponseContentPartAddedEvent,
     ResponseContentPartDoneEvent,
     ResponseCreatedEvent,
+    ResponseFunctionCallArgumentsDeltaEvent,
+    ResponseFunctionCallArgumentsDoneEvent,
+    ResponseFunctionToolCall,
     ResponseOutputItemAddedEvent,
     ResponseOutputItemDoneEvent,
     ResponseOutputMessage,
@@ -39,21 +45,25 @@ class OfflineModel(Model):
         self,
         system_instructions: str | None,  # noqa: ARG002
         input: str | list[TResponseInputItem],  # noqa: A002 - the interface's name
+        model_settings: object,  # noqa: ARG002
+        tools: list[Tool],
         *_settings: object,
         **_options: object,
     ) -> ModelResponse:
         """Answer at once."""
-        return ModelResponse(output=[_message(answer(input))], usage=Usage(), response_id=None)
+        return ModelResponse(output=[_respond(input, tools)], usage=Usage(), response_id=None)
 
     async def stream_response(
         self,
         system_instructions: str | None,  # noqa: ARG002
         input: str | list[TResponseInputItem],  # noqa: A002 - the interface's name
+        model_settings: object,  # noqa: ARG002
+        tools: list[Tool],
         *_settings: object,
         **_options: object,
     ) -> AsyncIterator[TResponseStreamEvent]:
         """Answer word by word, with the events that the Responses API sends."""
-        for number, event in enumerate(_events(answer(input))):
+        for number, event in enumerate(_events(_respond(input, tools))):
             event.sequence_number = number
             yield event
 
@@ -110,6 +120,35 @@ def _user_texts(items: str | list[TResponseInputItem]) -> list[str]:
     return texts
 
 
+def _respond(
+    items: str | list[TResponseInputItem], tools: list[Tool]
+) -> ResponseOutputMessage | ResponseFunctionToolCall:
+    """A message, or the call of a tool that the last message asks for."""
+    last: dict[str, Any] = dict(items[-1]) if isinstance(items, list) and items else {}
+    if last.get("type") == "function_call_output":
+        return _message(str(last.get("output")))
+    texts = _user_texts(items)
+    words = set(re.findall(r"\w+", texts[-1].lower())) if texts else set()
+    for tool in tools:
+        if isinstance(tool, FunctionTool) and words & set(tool.name.split("_")[1:]):
+            return _call(tool, texts[-1])
+    return _message(answer(items))
+
+
+def _call(tool: FunctionTool, text: str) -> ResponseFunctionToolCall:
+    about = re.search(r"\b(?:in|for) ([^.!?,;\n]+)", text)
+    value = about[1].strip() if about else text
+    parameters = tool.params_json_schema.get("required", [])
+    return ResponseFunctionToolCall(
+        id=f"fc_{uuid.uuid4().hex}",
+        call_id=f"call_{uuid.uuid4().hex}",
+        type="function_call",
+        name=tool.name,
+        arguments=json.dumps(dict.fromkeys(parameters, value)),
+        status="completed",
+    )
+
+
 def _message(text: str) -> ResponseOutputMessage:
     return ResponseOutputMessage(
         id=f"msg_{uuid.uuid4().hex}",
@@ -120,11 +159,8 @@ def _message(text: str) -> ResponseOutputMessage:
     )
 
 
-def _events(text: str) -> Iterator[Any]:
-    """The events of one message; sequence numbers are filled in by whoever sends them."""
-    done = _message(text)
-    begun = done.model_copy(update={"status": "in_progress", "content": []})
-    part = done.content[0]
+def _events(done: ResponseOutputMessage | ResponseFunctionToolCall) -> Iterator[Any]:
+    """The events of one item; sequence numbers are filled in by whoever sends them."""
     response = Response(
         id=f"resp_{uuid.uuid4().hex}",
         created_at=0,
@@ -135,27 +171,20 @@ def _events(text: str) -> Iterator[Any]:
         tool_choice="auto",
         tools=[],
     )
-    where: dict[str, Any] = {"item_id": done.id, "output_index": 0, "content_index": 0}
+    empty: dict[str, Any] = (
+        {"content": []} if isinstance(done, ResponseOutputMessage) else {"arguments": ""}
+    )
     yield ResponseCreatedEvent(type="response.created", response=response, sequence_number=0)
     yield ResponseOutputItemAddedEvent(
-        type="response.output_item.added", item=begun, output_index=0, sequence_number=0
-    )
-    yield ResponseContentPartAddedEvent(
-        type="response.content_part.added",
-        part=ResponseOutputText(type="output_text", text="", annotations=[]),
+        type="response.output_item.added",
+        item=done.model_copy(update={"status": "in_progress", **empty}),
+        output_index=0,
         sequence_number=0,
-        **where,
     )
-    for word in re.findall(r"\S+\s*", text):
-        yield ResponseTextDeltaEvent(
-            type="response.output_text.delta", delta=word, logprobs=[], sequence_number=0, **where
-        )
-    yield ResponseTextDoneEvent(
-        type="response.output_text.done", text=text, logprobs=[], sequence_number=0, **where
-    )
-    yield ResponseContentPartDoneEvent(
-        type="response.content_part.done", part=part, sequence_number=0, **where
-    )
+    if isinstance(done, ResponseOutputMessage):
+        yield from _text_events(done)
+    else:
+        yield from _argument_events(done)
     yield ResponseOutputItemDoneEvent(
         type="response.output_item.done", item=done, output_index=0, sequence_number=0
     )
@@ -163,4 +192,39 @@ def _events(text: str) -> Iterator[Any]:
         type="response.completed",
         response=response.model_copy(update={"output": [done]}),
         sequence_number=0,
+    )
+
+
+def _text_events(done: ResponseOutputMessage) -> Iterator[Any]:
+    where: dict[str, Any] = {
+        "item_id": done.id,
+        "output_index": 0,
+        "content_index": 0,
+        "sequence_number": 0,
+    }
+    part = done.content[0]
+    text = part.text if isinstance(part, ResponseOutputText) else ""
+    yield ResponseContentPartAddedEvent(
+        type="response.content_part.added",
+        part=ResponseOutputText(type="output_text", text="", annotations=[]),
+        **where,
+    )
+    for word in re.findall(r"\S+\s*", text):
+        yield ResponseTextDeltaEvent(
+            type="response.output_text.delta", delta=word, logprobs=[], **where
+        )
+    yield ResponseTextDoneEvent(type="response.output_text.done", text=text, logprobs=[], **where)
+    yield ResponseContentPartDoneEvent(type="response.content_part.done", part=part, **where)
+
+
+def _argument_events(done: ResponseFunctionToolCall) -> Iterator[Any]:
+    where: dict[str, Any] = {"item_id": done.id, "output_index": 0, "sequence_number": 0}
+    yield ResponseFunctionCallArgumentsDeltaEvent(
+        type="response.function_call_arguments.delta", delta=done.arguments, **where
+    )
+    yield ResponseFunctionCallArgumentsDoneEvent(
+        type="response.function_call_arguments.done",
+        arguments=done.arguments,
+        name=done.name,
+        **where,
     )

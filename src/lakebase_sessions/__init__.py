@@ -27,17 +27,23 @@ if TYPE_CHECKING:
         TargetNotFound,
     )
     from lakebase_sessions.factory import default_lakebase, session_for
+    from lakebase_sessions.history import merge_history
+    from lakebase_sessions.http import add_error_handlers
     from lakebase_sessions.lakebase import Lakebase
     from lakebase_sessions.session import LakebaseSession
     from lakebase_sessions.session_id import get_session_id
     from lakebase_sessions.target import resolve_lakebase_instance_name
+    from lakebase_sessions.turns import current_user, invoke_turn, stream_turn
 
 _HOMES = {
     "factory": ("default_lakebase", "session_for"),
+    "history": ("merge_history",),
+    "http": ("add_error_handlers",),
     "lakebase": ("Lakebase",),
     "session": ("LakebaseSession",),
     "session_id": ("get_session_id",),
     "target": ("resolve_lakebase_instance_name",),
+    "turns": ("current_user", "invoke_turn", "stream_turn"),
 }
 
 __all__ = [
@@ -58,10 +64,15 @@ __all__ = [
     "PermissionDenied",
     "TablesMissing",
     "TargetNotFound",
+    "add_error_handlers",
+    "current_user",
     "default_lakebase",
     "get_session_id",
+    "invoke_turn",
+    "merge_history",
     "resolve_lakebase_instance_name",
     "session_for",
+    "stream_turn",
 ]
 
 
