@@ -1,12 +1,14 @@
-"""The agent and its two handlers. All that concerns memory is in the two calls at the end."""
+"""The agent, its two handlers and its app: what remembers is invoke_turn and stream_turn."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from agents import Agent, function_tool, set_tracing_disabled
-from mlflow.genai.agent_server import invoke, stream
+from fastapi import FastAPI
+from mlflow.genai.agent_server import AgentServer, invoke, stream
 from mlflow.types.responses import (
     ResponsesAgentRequest,
     ResponsesAgentResponse,
@@ -14,7 +16,13 @@ from mlflow.types.responses import (
 )
 from offline_model import OfflineModel
 
-from lakebase_sessions import current_user, invoke_turn, stream_turn
+from lakebase_sessions import (
+    add_error_handlers,
+    current_user,
+    default_lakebase,
+    invoke_turn,
+    stream_turn,
+)
 
 
 @function_tool
@@ -52,3 +60,15 @@ async def stream_handler(
     """Answer in events."""
     async for event in stream_turn(agent, request, user=current_user()):
         yield event
+
+
+@asynccontextmanager
+async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    """Each worker finds its Lakebase and sees to the tables before it takes requests."""
+    async with default_lakebase():
+        yield
+
+
+app = AgentServer("ResponsesAgent").app
+app.router.lifespan_context = lifespan
+add_error_handlers(app)

@@ -7,60 +7,54 @@ started on this machine; without AGENT_MODEL the model is a small offline one.
 
     curl -X POST http://localhost:8000/invocations -H "Content-Type: application/json" \
       -d '{"input": [{"role": "user", "content": "Hello, I live in SF!"}]}'
+
+The agent is in agent.py. This file only starts it, and loads nothing heavy by itself: every
+worker runs it again, and uvicorn gives up workers that do not answer at once.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import nullcontext
 
+import uvicorn
 from dotenv import load_dotenv
 
-load_dotenv()  # before anything reads the environment
-
-import agent  # noqa: E402, F401 - registers the handlers
-from fastapi import FastAPI  # noqa: E402
-from mlflow.genai.agent_server import AgentServer  # noqa: E402
-
-from lakebase_sessions import (  # noqa: E402
-    LakebaseSessionsError,
-    MissingConfiguration,
-    add_error_handlers,
-    default_lakebase,
-)
-
-
-@asynccontextmanager
-async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Each worker finds its Lakebase and sees to the tables before it takes requests."""
-    async with default_lakebase():
-        yield
-
-
-server = AgentServer("ResponsesAgent")
-app = server.app
-app.router.lifespan_context = lifespan
-add_error_handlers(app)
+from lakebase_sessions import LakebaseSessionsError, MissingConfiguration
 
 
 def main() -> None:
     """Serve, on a Lakebase of this machine if none is configured."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--workers", type=int, default=1)
+    arguments = parser.parse_args()
+    load_dotenv()
+
+    from lakebase_sessions import Lakebase
+
+    local = None
     try:
-        print(f"Sessions are kept in {default_lakebase()!r}.")
-        local = None
+        print(f"Sessions are kept in {Lakebase.from_env()!r}.")
     except MissingConfiguration:
         from lakebase_sessions.local import LocalLakebase
 
-        local = LocalLakebase()
         print("No Lakebase is configured: starting one on this machine, gone when this ends.")
+        local = LocalLakebase()
     if not os.environ.get("AGENT_MODEL"):
         print("No AGENT_MODEL is set: the model is the offline one of offline_model.py.")
     with local or nullcontext():
         if local is not None:
             os.environ.update(local.environ)  # workers inherit it
-        server.run("agent_server:app", host="127.0.0.1")
+        uvicorn.run(
+            "agent:app",
+            host="127.0.0.1",
+            port=arguments.port,
+            workers=arguments.workers,
+            timeout_worker_healthcheck=60,  # importing MLflow takes longer than the default of 5
+        )
 
 
 if __name__ == "__main__":

@@ -45,14 +45,15 @@ def merge_history(
     stored = [_key(item) for item in history]
     resent = [_key(item) for item in candidates]
     positions = [number for number, key in enumerate(resent) if key[0] == "message"]
-    repeated = _overlap(
+    repeated, common = _overlap(
         [key for key in stored if key[0] == "message"], [resent[number] for number in positions]
     )
+    begin = positions[repeated - common] if repeated else 0
     boundary = positions[repeated - 1] + 1 if repeated else 0
     # Tool items and reasoning behind the boundary count as repeated as often as they are stored
     # and were not repeated before it; system messages as soon as they are stored.
     left = Counter(stored)
-    left.subtract(resent[:boundary])
+    left.subtract(resent[begin:boundary])
     known_system = {key for key in stored if key[0] == "system"}
     kept = []
     for number, (item, key) in enumerate(zip(candidates, resent, strict=True)):
@@ -67,20 +68,21 @@ def merge_history(
     return [*history, *kept, new_items[-1]]
 
 
-def _overlap(stored: list[_Key], resent: list[_Key]) -> int:
-    """How many messages of `resent`, from its beginning, are those of `stored`."""
+def _overlap(stored: list[_Key], resent: list[_Key]) -> tuple[int, int]:
+    """How many messages of `resent` are old, and how many of these are seen in `stored`."""
     for length in range(len(resent), 0, -1):
         common = min(length, len(stored))
         # Either all of them are the end of what is stored, or what is stored is their end, and
         # the client knows more of the past than the window shows.
         if common and resent[length - common : length] == stored[-common:]:
-            return length
+            return length, common
     # A client that edits or regenerates sends a beginning of the conversation. Only the
     # assistant's words show that it is one, and not a greeting that happens to be the same.
     same = 0
     while same < min(len(stored), len(resent)) and stored[same] == resent[same]:
         same += 1
-    return same if any(key[1] == "assistant" for key in resent[:same]) else 0
+    same = same if any(key[1] == "assistant" for key in resent[:same]) else 0
+    return same, same
 
 
 _Key = tuple[str, ...]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import itertools
 import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, cast
 
 import mlflow
 from agents import RunConfig, Runner
@@ -99,7 +99,7 @@ async def stream_turn(
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
     **run_kwargs: Any,
-) -> AsyncIterator[ResponsesAgentStreamEvent]:
+) -> AsyncGenerator[ResponsesAgentStreamEvent, None]:
     """Run one turn of the request's conversation as a stream, for MLflow's `@stream`.
 
     The events are those of one OpenAI response, whatever the number of model calls and tool
@@ -130,8 +130,9 @@ async def stream_turn(
             agent, _items(request), session=session, **_merging(run_kwargs)
         )
         try:
-            async for event in _as_one_response(result, session.session_id):
-                yield ResponsesAgentStreamEvent(**event)
+            async with aclosing(_as_one_response(result, session.session_id)) as events:
+                async for event in events:
+                    yield ResponsesAgentStreamEvent(**event)
         finally:
             await _settle(result)
     except LakebaseSessionsError as error:
@@ -198,13 +199,13 @@ async def _settle(result: RunResultStreaming) -> None:
     if task is None or task.done():
         return
     result.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
+    with suppress(asyncio.CancelledError):
         await asyncio.wait({task}, timeout=CANCEL_TIMEOUT_SECONDS)
 
 
 async def _as_one_response(
     result: RunResultStreaming, session_id: str
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any], None]:
     """The events of a run as those of one response."""
     numbers = itertools.count()
     response: dict[str, Any] = {
@@ -221,26 +222,28 @@ async def _as_one_response(
     custom_outputs = {"session_id": session_id}
     items = _Items()
     begun = False
-    async for event in result.stream_events():
-        if not begun:  # the history has been read, so the request is under way
-            begun = True
-            yield {
-                "type": "response.created",
-                "response": dict(response),
-                "sequence_number": next(numbers),
-                "custom_outputs": custom_outputs,
-            }
-        if event.type == "raw_response_event":
-            found = items.of_the_model(event.data.model_dump(exclude_none=True))
-        elif event.type == "run_item_stream_event" and event.name == "tool_output":
-            found = items.of_a_tool(dict(event.item.to_input_item()))
-        else:
-            continue
-        for passed_on in found:
-            passed_on["sequence_number"] = next(numbers)
-            if passed_on["type"] == "response.output_item.done":
-                passed_on["custom_outputs"] = custom_outputs
-            yield passed_on
+    # Closed by name: a generator that is only dropped ends some time later, in a task of its own.
+    async with aclosing(cast("AsyncGenerator[Any, None]", result.stream_events())) as events:
+        async for event in events:
+            if event.type == "raw_response_event":
+                found = items.of_the_model(event.data.model_dump(exclude_none=True))
+            elif event.type == "run_item_stream_event" and event.name == "tool_output":
+                found = items.of_a_tool(dict(event.item.to_input_item()))
+            else:
+                continue
+            if not begun:  # the model answers, so the history has been read: this is no error
+                begun = True
+                yield {
+                    "type": "response.created",
+                    "response": dict(response),
+                    "sequence_number": next(numbers),
+                    "custom_outputs": custom_outputs,
+                }
+            for passed_on in found:
+                passed_on["sequence_number"] = next(numbers)
+                if passed_on["type"] == "response.output_item.done":
+                    passed_on["custom_outputs"] = custom_outputs
+                yield passed_on
     yield {
         "type": "response.completed",
         "response": response | {"status": "completed", "output": items.done},
