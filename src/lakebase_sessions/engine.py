@@ -26,13 +26,14 @@ import sqlalchemy.dialects.sqlite  # noqa: F401
 from databricks_openai.agents import AsyncDatabricksSession
 from psycopg.pq import ConnStatus
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from lakebase_sessions import queries
 from lakebase_sessions.errors import (
     GRANT_ACCESS,
     DatabaseFailure,
+    LakebaseNotOpen,
     LakebaseTimeout,
     LakebaseUnavailable,
     PermissionDenied,
@@ -96,6 +97,7 @@ class LoopEngine:
             isolation_level="READ COMMITTED"
         )
         """The same pool for other people's statements, which expect transactions."""
+        self._closing = False
         self._handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         sockets: weakref.WeakSet[psycopg.AsyncConnection[Any]] = weakref.WeakSet()
         self._abandon = weakref.finalize(self, _finish_all, sockets, os.getpid())
@@ -137,7 +139,9 @@ class LoopEngine:
         give_up_at = time.monotonic() + self.place.connect_timeout_seconds
         rejected = None
         for attempt in range(1_000_000):  # ends by time
-            await credentials.ready(rejected)
+            # An idle connection needs no token, so a workspace that is down is no matter.
+            if rejected is not None or not self._pool.checkedin():
+                await credentials.ready(rejected)
             token = credentials.token
             try:
                 return await self._checkout()
@@ -148,7 +152,8 @@ class LoopEngine:
                     f"stayed busy for {self.place.connect_timeout_seconds:g} s. Raise pool_size "
                     "or max_overflow, or run more workers."
                 ) from error
-            except (DBAPIError, OSError) as error:
+            except (DBAPIError, InvalidRequestError, OSError) as error:
+                # InvalidRequestError: what replaced a dead connection was dead as well
                 cause = error.orig if isinstance(error, DBAPIError) else error
                 found = from_connect_error(cast("psycopg.Error", cause), self.place.name)
                 if isinstance(found, PermissionDenied) and rejected is None:
@@ -165,9 +170,14 @@ class LoopEngine:
             await asyncio.sleep(backoff)
         raise AssertionError("unreachable")
 
+    @property
+    def _pool(self) -> QueuePool:
+        return cast("QueuePool", self._engine.pool)
+
     async def _checkout(self) -> AsyncConnection:
-        pool = cast("QueuePool", self._engine.pool)
-        if pool.checkedin():
+        if self._closing:
+            raise LakebaseNotOpen("This Lakebase was closed; make a new one for further sessions.")
+        if self._pool.checkedin():
             return await self._engine.connect()
         # Whoever waits here may find that a connection has come back in the meantime.
         async with self._handshakes:
@@ -227,7 +237,12 @@ class LoopEngine:
         return bool((await self.rows(queries.TABLES_EXIST, {}, writing=False))[0])
 
     async def close(self) -> None:
-        """Close the pool, on its own loop."""
+        """Let what is under way come to its end, then close the pool, on its own loop."""
+        self._closing = True
+        give_up_at = time.monotonic() + self.place.connect_timeout_seconds
+        # The pool has no event for the return of the last connection.
+        while self._pool.checkedout() and time.monotonic() < give_up_at:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         await self._engine.dispose()
         self._abandon()
 

@@ -188,7 +188,11 @@ class Lakebase:
         return self
 
     async def close(self) -> None:
-        """Close all connections, of all loops. Sessions raise `LakebaseNotOpen` from then on."""
+        """Close all connections, of all loops, when what is under way has come to its end.
+
+        Sessions raise `LakebaseNotOpen` from then on. What takes longer than
+        `call_timeout_seconds` is cut off.
+        """
         self._closed = True
         with self._lock:
             openings, self._openings = self._openings, {}
@@ -204,7 +208,10 @@ class Lakebase:
                 await engine.close()
             elif loop.is_running():
                 closing = asyncio.run_coroutine_threadsafe(engine.close(), loop)
-                await wait_for(closing, self._call_timeout_seconds)
+                try:
+                    await wait_for(closing, 2 * self._call_timeout_seconds)
+                except TimeoutError:
+                    engine.abandon()  # that loop is blocked by something
             else:
                 engine.abandon()
 
@@ -234,14 +241,17 @@ class Lakebase:
         opening = self._openings.get(loop)
         if opening is None:
             self._abandon_closed_loops()
-            opening = self._openings[loop] = loop.create_task(self._open(loop))
+            opening = loop.create_task(self._open(loop))
             opening.add_done_callback(lambda done: self._opened(loop, done))
+            with self._lock:
+                self._openings[loop] = opening
         # Shielded: whoever is cancelled while waiting must not take it from the others.
         return await asyncio.shield(opening)
 
     def _opened(self, loop: asyncio.AbstractEventLoop, opening: asyncio.Task[LoopEngine]) -> None:
-        if self._openings.get(loop) is opening:
-            del self._openings[loop]
+        with self._lock:
+            if self._openings.get(loop) is opening:
+                del self._openings[loop]
         if not opening.cancelled():
             opening.exception()  # it has been seen, also if everybody who waited has gone
 
@@ -292,11 +302,14 @@ class Lakebase:
 
     def _locate_once(self) -> Place:
         try:
-            return self._locate()
+            place = self._locate()
         except BaseException:
             with self._lock:
                 self._place = None  # the next operation tries again
             raise
+        if self._closed:
+            place.credentials.close()
+        return place
 
     def _locate(self) -> Place:
         """From configuration to a host, a user and a token. Blocks; runs in a thread."""

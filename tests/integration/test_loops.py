@@ -219,3 +219,42 @@ async def test_no_call_to_the_workspace_from_the_loops_thread(
         await credentials.ready(rejected=credentials.token)
     assert len(signed_in) >= 4
     assert threading.get_ident() not in signed_in
+
+
+async def test_close_lets_what_is_under_way_finish(
+    made: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    """A write that has begun is stored, one that comes later is refused, nothing stays open."""
+    await made.open()
+    with admin(local, database) as other:
+        other.autocommit = False
+        other.execute("LOCK TABLE agent_messages")
+        writing = [asyncio.create_task(made.session(n).add_items([HELLO])) for n in range(4)]
+        await asyncio.sleep(0.2)
+        closing = asyncio.create_task(made.close())
+        await asyncio.sleep(0.1)
+        with pytest.raises(LakebaseNotOpen):
+            await made.session("late").add_items([HELLO])
+        other.rollback()
+    await asyncio.gather(closing, *writing)
+    assert connections(local, database) == 0
+    with admin(local, database) as connection:
+        assert connection.execute("SELECT count(*) FROM agent_messages").fetchone() == (4,)
+
+
+def test_close_from_another_loop(made: Lakebase, local: LocalLakebase, database: str) -> None:
+    opened, closed = threading.Event(), threading.Event()
+
+    async def use() -> None:
+        await made.session("s").add_items([HELLO])
+        opened.set()
+        while not closed.is_set():
+            await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=lambda: asyncio.run(use()))
+    thread.start()
+    opened.wait()
+    asyncio.run(made.close())
+    assert connections(local, database) == 0
+    closed.set()
+    thread.join()

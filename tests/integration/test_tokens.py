@@ -72,6 +72,8 @@ async def test_renewal_fails_for_a_while(
             await session.add_items([HELLO])
             credentials = lakebase._place.result().credentials  # type: ignore[union-attr]
             await until(lambda: not credentials._valid(None))
+            await session.pop_item()  # the connection that is there needs no token
+            await session.add_items([HELLO])
             drop_connections(brief, "databricks_postgres")
             with pytest.raises(LakebaseUnavailable, match="get a database token for 'local'"):
                 await session.get_items()
