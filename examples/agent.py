@@ -50,7 +50,7 @@ agent = Agent(
 @invoke()
 async def invoke_handler(request: ResponsesAgentRequest) -> ResponsesAgentResponse:
     """Answer at once."""
-    return await invoke_turn(agent, request, user=current_user())
+    return await invoke_turn(agent, request, user=current_user)
 
 
 @stream()
@@ -58,7 +58,7 @@ async def stream_handler(
     request: ResponsesAgentRequest,
 ) -> AsyncIterator[ResponsesAgentStreamEvent]:
     """Answer in events."""
-    async for event in stream_turn(agent, request, user=current_user()):
+    async for event in stream_turn(agent, request, user=current_user):
         yield event
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,7 +56,7 @@ async def invoke_turn(
     agent: Agent[Any],
     request: ResponsesAgentRequest,
     *,
-    user: str | None = None,
+    user: str | Callable[[], str | None] | None = None,
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
     **run_kwargs: Any,
@@ -69,7 +69,8 @@ async def invoke_turn(
     Args:
         agent: The agent to run.
         request: What the client sent. With an empty `input` the agent goes on from the history.
-        user: Keeps users apart; see `current_user`.
+        user: Keeps users apart: a user, or what says who it is, `user=current_user`. What that
+            raises reaches the client with its own status, in a stream too.
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
         **run_kwargs: Passed to `Runner.run`: `context`, `max_turns`, `hooks`, `run_config`, …
@@ -95,7 +96,7 @@ async def stream_turn(
     agent: Agent[Any],
     request: ResponsesAgentRequest,
     *,
-    user: str | None = None,
+    user: str | Callable[[], str | None] | None = None,
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
     **run_kwargs: Any,
@@ -113,7 +114,8 @@ async def stream_turn(
     Args:
         agent: The agent to run.
         request: What the client sent.
-        user: Keeps users apart; see `current_user`.
+        user: Keeps users apart: a user, or what says who it is, `user=current_user`. What that
+            raises reaches the client with its own status, in a stream too.
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
         **run_kwargs: Passed to `Runner.run_streamed`.
@@ -170,11 +172,16 @@ def current_user(headers: Mapping[str, str] | None = None) -> str | None:
 
 def _session(
     request: ResponsesAgentRequest,
-    user: str | None,
+    user: str | Callable[[], str | None] | None,
     lakebase: Lakebase | None,
     history_limit: int | None,
 ) -> LakebaseSession:
-    session = session_for(request, user=user, lakebase=lakebase, history_limit=history_limit)
+    session = session_for(
+        request,
+        user=user() if callable(user) else user,
+        lakebase=lakebase,
+        history_limit=history_limit,
+    )
     if mlflow.get_current_active_span() is not None:
         mlflow.update_current_trace(metadata={"mlflow.trace.session": session.session_id})
     return session

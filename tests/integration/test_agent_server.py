@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import httpx
 import openai
 import pytest
 from conftest import TEMPLATE, admin
+from processes import free_port, started, wait_until_it_serves
 
 from lakebase_sessions.local import LocalLakebase
 
@@ -28,39 +26,15 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @contextlib.contextmanager
 def running(
-    arguments: list[str], environment: dict[str, str], folder: Path
+    arguments: list[str], variables: dict[str, str], folder: Path
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The example server as a subprocess; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = folder / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, EXAMPLES / "agent_server.py", "--port", str(port), *arguments],
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    port, log = free_port(), folder / "server.log"
     address = f"http://127.0.0.1:{port}"
-    try:
-        give_up_at = time.monotonic() + 90
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{address}/health").is_success:
-                    break
-            if process.poll() is not None or time.monotonic() > give_up_at:
-                pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
-            time.sleep(0.1)
+    script = [EXAMPLES / "agent_server.py", "--port", str(port), *arguments]
+    with started(script, variables, log) as process:
+        wait_until_it_serves(process, f"{address}/health", log)
         yield address, process
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(20)
-        finally:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -72,31 +46,17 @@ def database_for_module(local_for_run: LocalLakebase) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def environment(
-    local_for_run: LocalLakebase, database_for_module: str, tmp_path_factory: Any
-) -> dict[str, str]:
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("DATABRICKS_", "LAKEBASE_", "PG"))
+def variables(local_for_run: LocalLakebase, database_for_module: str) -> dict[str, str]:
+    """As Databricks Apps would set them."""
+    return local_for_run.environ | {
+        "PGHOST": local_for_run.host,
+        "PGDATABASE": database_for_module,
     }
-    traces = tmp_path_factory.mktemp("mlflow")
-    return (
-        inherited
-        | local_for_run.environ
-        | {
-            "PGHOST": local_for_run.host,
-            "PGDATABASE": database_for_module,
-            "MLFLOW_TRACKING_URI": traces.as_uri(),
-            "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",
-            "MLFLOW_TRACE_SAMPLING_RATIO": "0",
-        }
-    )
 
 
 @pytest.fixture(scope="module")
-def server(environment: dict[str, str], tmp_path_factory: Any) -> Iterator[str]:
-    with running([], environment, tmp_path_factory.mktemp("server")) as (address, _process):
+def server(variables: dict[str, str], tmp_path_factory: Any) -> Iterator[str]:
+    with running([], variables, tmp_path_factory.mktemp("server")) as (address, _process):
         yield address
 
 
@@ -314,9 +274,9 @@ def test_real_conversations_resent_whole(
             assert messages == [(message["role"], text_of(message)) for message in seen]
 
 
-def test_four_workers(environment: dict[str, str], tmp_path: Path) -> None:
+def test_four_workers(variables: dict[str, str], tmp_path: Path) -> None:
     """A conversation is remembered whichever worker gets the next request."""
-    with running(["--workers", "4"], environment, tmp_path) as (address, _process):
+    with running(["--workers", "4"], variables, tmp_path) as (address, _process):
         for number in range(6):
             session_id = f"workers-{number}"
             httpx.post(
@@ -330,14 +290,9 @@ def test_four_workers(environment: dict[str, str], tmp_path: Path) -> None:
             assert text_of(answer["output"][0]) == f"You said that your number is {number}."
 
 
-def test_on_a_bare_machine(environment: dict[str, str], tmp_path: Path) -> None:
+def test_on_a_bare_machine(tmp_path: Path) -> None:
     """Nothing configured: it starts a Lakebase, says so, and leaves nothing behind."""
-    bare = {
-        name: value
-        for name, value in environment.items()
-        if not name.startswith(("DATABRICKS_", "LAKEBASE_", "PG"))
-    }
-    with running([], bare, tmp_path) as (address, process):
+    with running([], {}, tmp_path) as (address, process):
         answer = httpx.post(f"{address}/invocations", json=said("Hello, I live in SF!")).json()
         assert answer["custom_outputs"]["session_id"]
     assert process.returncode is not None
@@ -345,3 +300,67 @@ def test_on_a_bare_machine(environment: dict[str, str], tmp_path: Path) -> None:
     assert "starting one on this machine" in log
     assert "offline" in log
     assert "Traceback" not in log
+
+
+# --- load ----------------------------------------------------------------------------------------
+
+CONVERSATIONS = 200
+TURNS = 5
+
+
+async def converse(client: httpx.AsyncClient, number: int) -> list[str]:
+    """One conversation of streamed turns; what the agent said."""
+    answers = []
+    for turn in range(TURNS):
+        text = f"My number is {number}." if turn == 0 else "What is my number?"
+        body = {
+            "input": [{"role": "user", "content": text}],
+            "custom_inputs": {"session_id": f"load-{number}"},
+            "stream": True,
+        }
+        response = await client.post("/invocations", json=body)
+        events = [
+            json.loads(line.removeprefix("data: "))
+            for line in response.text.splitlines()
+            if line.startswith("data: {")
+        ]
+        assert events[-1]["type"] == "response.completed", events[-1]
+        answers.append(events[-1]["response"]["output"][-1]["content"][0]["text"])
+    return answers
+
+
+async def test_every_turn_is_answered_and_every_history_complete(
+    local: LocalLakebase,
+    server: str,
+    database_for_module: str,
+) -> None:
+    """In order, without an error, and without a connection more than the pool may have."""
+    # no reuse: the server may close an idle connection just when the next request goes out
+    limits = httpx.Limits(max_connections=CONVERSATIONS, max_keepalive_connections=0)
+    async with httpx.AsyncClient(base_url=server, limits=limits, timeout=110) as client:
+        answers = await asyncio.gather(*(converse(client, n) for n in range(CONVERSATIONS)))
+    for number, said in enumerate(answers):
+        assert said == [
+            f"Hello! I will remember: your number is {number}.",
+            *[f"You said that your number is {number}."] * (TURNS - 1),
+        ]
+    with admin(local, database_for_module) as connection:
+        rows = connection.execute(
+            "SELECT session_id, message_data FROM agent_messages "
+            "WHERE session_id LIKE 'load-%' ORDER BY created_at, id"
+        ).fetchall()
+        open_now = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s "
+            "AND application_name = 'lakebase-sessions'",
+            [database_for_module],
+        ).fetchone()
+    stored: dict[str, list[Any]] = {}
+    for session_id, data in rows:
+        stored.setdefault(session_id, []).append(json.loads(data))
+    assert len(stored) == CONVERSATIONS
+    for number, said in enumerate(answers):
+        items = stored[f"load-{number}"]
+        assert [item["role"] for item in items] == ["user", "assistant"] * TURNS
+        assert [item["content"][0]["text"] for item in items[1::2]] == said
+    assert open_now is not None
+    assert 1 <= open_now[0] <= 15
