@@ -47,7 +47,8 @@ def main() -> None:
         print("No AGENT_MODEL is set: the model is the offline one of offline_model.py.")
     with local or nullcontext():
         if local is not None:
-            os.environ.update(local.environ)  # workers inherit it
+            # Workers inherit it. Another login that is configured must not get in the way.
+            os.environ.update(local.environ, DATABRICKS_AUTH_TYPE="pat")
         uvicorn.run(
             "agent:app",
             host="127.0.0.1",

@@ -123,7 +123,8 @@ def main() -> None:
         local = LocalLakebase()
     with local or nullcontext():
         if local is not None:
-            os.environ.update(local.environ)
+            # Another login that is configured must not get in the way.
+            os.environ.update(local.environ, DATABRICKS_AUTH_TYPE="pat")
         conversation(arguments)
 
 

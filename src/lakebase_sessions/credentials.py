@@ -79,6 +79,9 @@ class Credentials:
         except TimeoutError as error:
             if isinstance(error, LakebaseTimeout):
                 raise
+            with self._lock:
+                if self._renewal is renewal:
+                    self._renewal = None  # it may hang for ever; the next one asks anew
             raise LakebaseTimeout(
                 f"The workspace gave no database token within {self._timeout_seconds:g} s; this "
                 "is tried again with the next request."

@@ -7,9 +7,12 @@ retries, and whose error it is. The engine itself is built by upstream's public 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import random
 import select
+import socket
 import time
 import weakref
 from collections.abc import Mapping
@@ -38,6 +41,7 @@ from lakebase_sessions.errors import (
     LakebaseUnavailable,
     PermissionDenied,
     TablesMissing,
+    check_running,
     from_connect_error,
     from_statement_error,
 )
@@ -100,7 +104,9 @@ class LoopEngine:
         self._closing = False
         self._handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         sockets: weakref.WeakSet[psycopg.AsyncConnection[Any]] = weakref.WeakSet()
-        self._abandon = weakref.finalize(self, _finish_all, sockets, os.getpid())
+        self._sockets = sockets
+        # Not bound to self: whoever holds the engine alone still uses its connections.
+        weakref.finalize(self._engine.sync_engine, _finish_all, sockets, os.getpid())
         _listen(self._engine, place, sockets)
 
     async def rows(
@@ -138,20 +144,16 @@ class LoopEngine:
         credentials = self.place.credentials
         give_up_at = time.monotonic() + self.place.connect_timeout_seconds
         rejected = None
-        for attempt in range(1_000_000):  # ends by time
+        for attempt in itertools.count():
             # An idle connection needs no token, so a workspace that is down is no matter.
             if rejected is not None or not self._pool.checkedin():
                 await credentials.ready(rejected)
             token = credentials.token
             try:
-                return await self._checkout()
-            except PoolTimeoutError as error:
-                size = self.place.pool_size + self.place.max_overflow
-                raise LakebaseTimeout(
-                    f"All {size} connections of this process to Lakebase '{self.place.name}' "
-                    f"stayed busy for {self.place.connect_timeout_seconds:g} s. Raise pool_size "
-                    "or max_overflow, or run more workers."
-                ) from error
+                async with asyncio.timeout(max(give_up_at - time.monotonic(), 0.01)):
+                    return await self._checkout()
+            except (PoolTimeoutError, TimeoutError) as error:
+                raise self._timed_out() from error
             except (DBAPIError, InvalidRequestError, OSError) as error:
                 # InvalidRequestError: what replaced a dead connection was dead as well
                 cause = error.orig if isinstance(error, DBAPIError) else error
@@ -170,6 +172,23 @@ class LoopEngine:
             await asyncio.sleep(backoff)
         raise AssertionError("unreachable")
 
+    def _timed_out(self) -> LakebaseTimeout:
+        place = self.place
+        within = f"within {place.connect_timeout_seconds:g} s"
+        if self._pool_is_empty():
+            return LakebaseTimeout(
+                f"None of the {place.pool_size + place.max_overflow} connections of this process "
+                f"to Lakebase '{place.name}' became free {within}; all stayed busy. Raise "
+                "pool_size or max_overflow, or run more workers."
+            )
+        return LakebaseTimeout(
+            f"Lakebase '{place.name}' gave no connection {within}. Check that it runs and can be "
+            f"reached from here: `{check_running(place.name)}`."
+        )
+
+    def _pool_is_empty(self) -> bool:
+        return self._pool.checkedout() >= self.place.pool_size + self.place.max_overflow
+
     @property
     def _pool(self) -> QueuePool:
         return cast("QueuePool", self._engine.pool)
@@ -177,7 +196,7 @@ class LoopEngine:
     async def _checkout(self) -> AsyncConnection:
         if self._closing:
             raise LakebaseNotOpen("This Lakebase was closed; make a new one for further sessions.")
-        if self._pool.checkedin():
+        if self._pool.checkedin() or self._pool_is_empty():
             return await self._engine.connect()
         # Whoever waits here may find that a connection has come back in the meantime.
         async with self._handshakes:
@@ -244,11 +263,22 @@ class LoopEngine:
         while self._pool.checkedout() and time.monotonic() < give_up_at:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await self._engine.dispose()
-        self._abandon()
+        self.cut_off()
+
+    def cut_off(self) -> None:
+        """End what is still under way, from any thread: its statements fail."""
+        # Closing would free what a statement in flight still reads. The end of the stream is
+        # something that psycopg knows how to deal with.
+        for connection in list(self._sockets):
+            with (
+                contextlib.suppress(OSError, psycopg.Error),
+                socket.socket(fileno=os.dup(connection.pgconn.socket)) as stream,
+            ):
+                stream.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
-        """Close the sockets without the loop, which is gone."""
-        self._abandon()
+        """Close the connections without their loop, which is closed."""
+        _finish_all(self._sockets, os.getpid())
 
 
 def _prototype(place: Place) -> AsyncDatabricksSession:
@@ -293,12 +323,14 @@ def _listen(
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": 20_000,
+        # A forgotten transaction elsewhere must not hold up a write, and its request, for ever.
+        "options": f"-clock_timeout={int(place.connect_timeout_seconds * 1000)}",
     }
     if place.schema:
         # At connect, so that no checkout costs a SET. No fall-back to public: tables of the same
         # name there are somebody else's.
         escaped = _quoted(place.schema).replace("\\", "\\\\").replace(" ", "\\ ")
-        parameters["options"] = f"-csearch_path={escaped}"
+        parameters["options"] += f" -csearch_path={escaped}"
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def set_parameters(

@@ -279,7 +279,11 @@ _SQLSTATES: dict[str, _Verdict] = {
     "57014": _Verdict(
         LakebaseTimeout, "Postgres cancelled the statement (statement_timeout, or an operator)."
     ),
-    "55P03": _Verdict(LakebaseTimeout, "Another writer held the conversation for too long."),
+    "55P03": _Verdict(
+        LakebaseTimeout,
+        "Something else held a lock on it for too long, such as a transaction that was left open. "
+        "Nothing was changed.",
+    ),
     "40": _Verdict(LakebaseUnavailable, "Postgres rolled the statement back; it may be repeated."),
     "57": _NOT_NOW,
     "08": _GONE,

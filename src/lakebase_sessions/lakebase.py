@@ -80,11 +80,10 @@ class Lakebase:
         call_timeout_seconds: float = CALL_TIMEOUT_SECONDS,
         open_timeout_seconds: float = OPEN_TIMEOUT_SECONDS,
     ) -> None:
-        if target is not None:
-            Address.parse(target)
         if database is not None and not database.strip():
             raise ConfigurationError("database must not be blank; leave it out for the default.")
-        self._target = target
+        # What was parsed, and not what was given: that may hold a password.
+        self._target = None if target is None else Address.parse(target).value
         self._database = database
         self._schema = check_schema(schema)
         self._workspace_client = workspace_client
@@ -193,13 +192,11 @@ class Lakebase:
         Sessions raise `LakebaseNotOpen` from then on. What takes longer than
         `call_timeout_seconds` is cut off.
         """
-        self._closed = True
+        self._see_to_fork()
+        self._closed = True  # an opening that is under way sees it when it ends
         with self._lock:
-            openings, self._openings = self._openings, {}
             engines, self._engines = self._engines, {}
             place, self._place = self._place, None
-        for loop, opening in openings.items():
-            loop.call_soon_threadsafe(opening.cancel)
         if place is not None and place.done() and place.exception() is None:
             place.result().credentials.close()
         here = asyncio.get_running_loop()
@@ -211,7 +208,7 @@ class Lakebase:
                 try:
                     await wait_for(closing, 2 * self._call_timeout_seconds)
                 except TimeoutError:
-                    engine.abandon()  # that loop is blocked by something
+                    engine.cut_off()  # that loop is blocked by something
             else:
                 engine.abandon()
 
@@ -227,11 +224,7 @@ class Lakebase:
 
     async def _engine_here(self) -> LoopEngine:
         """The engine of the running loop; opens it if need be."""
-        if os.getpid() != self._pid:
-            # Sockets, threads and a lock that may be held are the parent's. The old engines are
-            # kept, unused: their end would be the end of the parent's connections.
-            self._inherited = self._engines
-            self._begin_life()
+        self._see_to_fork()
         loop = asyncio.get_running_loop()
         engine = self._engines.get(loop)
         if engine is not None:
@@ -247,6 +240,14 @@ class Lakebase:
                 self._openings[loop] = opening
         # Shielded: whoever is cancelled while waiting must not take it from the others.
         return await asyncio.shield(opening)
+
+    def _see_to_fork(self) -> None:
+        """In a forked child, leave to the parent what is the parent's."""
+        if os.getpid() != self._pid:
+            # Sockets, threads and a lock that may be held. The old engines are kept, unused:
+            # their end would be the end of the parent's connections.
+            self._inherited = self._engines
+            self._begin_life()
 
     def _opened(self, loop: asyncio.AbstractEventLoop, opening: asyncio.Task[LoopEngine]) -> None:
         with self._lock:
@@ -284,7 +285,13 @@ class Lakebase:
             if self._place is None:
                 self._place = in_thread(self._locate_once, "open")
             located = self._place
-        place = await wait_for(located, self._open_timeout_seconds)
+        try:
+            place = await wait_for(located, self._open_timeout_seconds)
+        except (TimeoutError, asyncio.CancelledError):
+            with self._lock:
+                if self._place is located and not located.done():
+                    self._place = None  # it may hang for ever; the next opening looks anew
+            raise
         engine = await wait_for(
             in_thread(lambda: LoopEngine(place), "engine"), self._open_timeout_seconds
         )

@@ -178,7 +178,7 @@ def _decode(rows: list[str]) -> list[TResponseInputItem]:
     for row in rows:
         try:
             items.append(json.loads(row))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return items
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lakebase_sessions.errors import ConfigurationError, MissingConfiguration
 
@@ -38,7 +38,7 @@ class Settings:
         ignored: Variables that name a Lakebase too, but come later in the order.
     """
 
-    target: str
+    target: str = field(repr=False)  # a connection string may hold a password
     source: str = "argument"
     schema: str | None = None
     pg_host: str | None = None

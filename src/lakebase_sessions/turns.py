@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import mlflow
@@ -206,8 +206,7 @@ async def _settle(result: RunResultStreaming) -> None:
     if task is None or task.done():
         return
     result.cancel()
-    with suppress(asyncio.CancelledError):
-        await asyncio.wait({task}, timeout=CANCEL_TIMEOUT_SECONDS)
+    await asyncio.wait({task}, timeout=CANCEL_TIMEOUT_SECONDS)
 
 
 async def _as_one_response(
@@ -229,8 +228,7 @@ async def _as_one_response(
     custom_outputs = {"session_id": session_id}
     items = _Items()
     begun = False
-    # Closed by name: a generator that is only dropped ends some time later, in a task of its own.
-    async with aclosing(cast("AsyncGenerator[Any, None]", result.stream_events())) as events:
+    async with _events(result) as events:
         async for event in events:
             if event.type == "raw_response_event":
                 found = items.of_the_model(event.data.model_dump(exclude_none=True))
@@ -257,6 +255,18 @@ async def _as_one_response(
         "sequence_number": next(numbers),
         "custom_outputs": custom_outputs,
     }
+
+
+@asynccontextmanager
+async def _events(result: RunResultStreaming) -> AsyncGenerator[AsyncGenerator[Any, None], None]:
+    """The run's events; whoever leaves before their end has cancelled the run."""
+    # Closed by name: a generator that is only dropped ends some time later, in a task of its own.
+    async with aclosing(cast("AsyncGenerator[Any, None]", result.stream_events())) as events:
+        try:
+            yield events
+        except BaseException:
+            result.cancel()  # else closing waits until the model has said all it has to say
+            raise
 
 
 class _Items:

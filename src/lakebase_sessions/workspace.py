@@ -93,6 +93,13 @@ class Workspace:
     def __init__(self, client: WorkspaceClient | None, *, call_timeout_seconds: float) -> None:
         with _our_errors("log in to the workspace"):
             self._client = _bounded(client, call_timeout_seconds)
+            try:
+                self._client.config.authenticate()
+            except ValueError as error:  # what the SDK makes of a login that was refused
+                raise PermissionDenied(
+                    f"Could not log in to the workspace: {str(error).splitlines()[0]} Check "
+                    "DATABRICKS_HOST and how this process logs in (`databricks auth describe`)."
+                ) from error
 
     def user_name(self) -> str:
         """The identity, which is also the name of its Postgres role."""

@@ -31,7 +31,7 @@ def running(
     """The example server as a subprocess; its address."""
     port, log = free_port(), folder / "server.log"
     address = f"http://127.0.0.1:{port}"
-    script = [EXAMPLES / "agent_server.py", "--port", str(port), *arguments]
+    script: list[str | Path] = [EXAMPLES / "agent_server.py", "--port", str(port), *arguments]
     with started(script, variables, log) as process:
         wait_until_it_serves(process, f"{address}/health", log)
         yield address, process
