@@ -372,7 +372,7 @@ SQLSTATES: list[tuple[str, type[LakebaseSessionsError], str]] = [
     ("53200", LakebaseUnavailable, "memory"),
     ("25006", LakebaseUnavailable, "only reads"),
     ("57014", LakebaseTimeout, "statement_timeout"),
-    ("55P03", LakebaseTimeout, "Another writer"),
+    ("55P03", LakebaseTimeout, "held a lock on it"),
     ("40001", LakebaseUnavailable, "may be repeated"),
     ("40P01", LakebaseUnavailable, "may be repeated"),
     ("57P01", LakebaseUnavailable, GONE[1]),
