@@ -234,7 +234,6 @@ class LoopEngine:
     async def _create_tables(self) -> None:
         schema = self.place.schema
         statement = queries.CREATE_TABLES.format(
-            lock_timeout_seconds=int(self.place.connect_timeout_seconds) or 1,
             lock=queries.CREATE_LOCK,
             create_schema=queries.CREATE_SCHEMA.format(schema=_quoted(schema)) if schema else "",
         )

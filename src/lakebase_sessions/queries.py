@@ -60,7 +60,7 @@ SELECT to_regclass('agent_sessions') IS NOT NULL AND to_regclass('agent_messages
 """Needs no privilege, not even when the schema is missing."""
 
 CREATE_TABLES = """
-SELECT set_config('lock_timeout', '{lock_timeout_seconds}s', true), pg_advisory_xact_lock({lock});
+SELECT pg_advisory_xact_lock({lock});
 {create_schema}
 CREATE TABLE IF NOT EXISTS agent_sessions (
     session_id varchar NOT NULL PRIMARY KEY,

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from databricks.sdk import WorkspaceClient
@@ -205,7 +206,7 @@ def _bounded(client: WorkspaceClient | None, timeout_seconds: float) -> Workspac
             config = Config(
                 clock=clock,
                 product="lakebase-sessions",
-                product_version="0.1.0",
+                product_version=version("lakebase-sessions"),
                 http_timeout_seconds=timeout_seconds,
                 retry_timeout_seconds=int(timeout_seconds) or 1,
             )
