@@ -1,0 +1,251 @@
+"""Proxy: a network between a client and Postgres that counts, delays, breaks off and goes deaf.
+
+It forwards bytes and does not read them, so it works with and without TLS. Tests run one in a
+thread; benchmarks run it as a process of its own, out of the way of what is measured:
+
+    python tests/proxy.py HOST ROUND_TRIP_MS
+
+That prints the host to connect to, and the counts after each line on its standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, cast
+
+T = TypeVar("T")
+
+PORT = 5432
+Moment = Literal["before", "during", "after"]
+
+
+class Proxy:
+    """A server that forwards to the Postgres at `server`, which tests may change at any time.
+
+    Args:
+        server: A socket's folder or an address; the port is 5432.
+        round_trip_seconds: Half of it delays each direction.
+    """
+
+    def __init__(self, server: str, *, round_trip_seconds: float = 0.0) -> None:
+        self.server = server
+        self.round_trip_seconds = round_trip_seconds
+        self.host = ""
+        """Where clients connect: a folder or an address, as `server` is."""
+        self.round_trips = 0
+        """How often the server began to answer. Connecting costs 3 or more."""
+        self.accepted = 0
+        """How many connections there have been."""
+        self.deaf = False
+        """Nothing is passed on any more, and nobody is told; new connections are not answered."""
+        self.cut: Moment | None = None
+        """Break the next connection that sends something: before it reaches the server; when it
+        has reached it, before the answer; after the answer. Happens once."""
+        self._pairs: set[_Client] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._listener: asyncio.Server | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._run(self._listen())
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.refuse()
+        self.drop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def drop(self) -> None:
+        """Break every connection, on both sides."""
+        self._run(self._each(_Client.abort))
+
+    def half_close(self) -> None:
+        """Tell every client that the server has no more to say, and go on listening."""
+        self._run(self._each(_Client.half_close))
+
+    def refuse(self) -> None:
+        """Let nobody in any more; who is in stays."""
+        self._run(self._close_listener())
+
+    def accept(self) -> None:
+        """Let clients in again, at the same host."""
+        self._run(self._listen())
+
+    @property
+    def connections(self) -> int:
+        """How many are open now."""
+        return len(self._pairs)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _each(self, do: Callable[[_Client], None]) -> None:
+        for client in list(self._pairs):
+            do(client)
+
+    async def _listen(self) -> None:
+        if not self.server.startswith("/"):
+            addresses = [self.host] if self.host else [f"127.0.0.{n}" for n in range(20, 255)]
+            for address in addresses:
+                with contextlib.suppress(OSError):
+                    self._listener = await self._loop.create_server(
+                        lambda: _Client(self), address, PORT, reuse_address=True
+                    )
+                    self.host = address
+                    return
+            raise OSError(f"no free address for port {PORT}")
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="proxy-")
+            self.host = self._folder.name
+        path = Path(self.host, f".s.PGSQL.{PORT}")
+        path.unlink(missing_ok=True)
+        self._listener = await self._loop.create_unix_server(lambda: _Client(self), path)
+
+    async def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._folder is not None:
+            Path(self.host, f".s.PGSQL.{PORT}").unlink(missing_ok=True)
+
+
+class _Side(asyncio.Protocol):
+    """One socket of a connection: what it is given is sent after the delay, in order."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy = proxy
+        self.transport: asyncio.Transport | None = None
+        self._queue: deque[bytes | None] = deque()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        with contextlib.suppress(OSError):
+            self.transport.get_extra_info("socket").setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+            )
+
+    def send(self, data: bytes | None) -> None:
+        """Send `data`, or None for the end of the stream."""
+        self._queue.append(data)
+        if self.proxy.round_trip_seconds:
+            asyncio.get_running_loop().call_later(self.proxy.round_trip_seconds / 2, self._next)
+        else:
+            self._next()
+
+    def _next(self) -> None:
+        data = self._queue.popleft()
+        if self.transport is None or self.transport.is_closing() or self.proxy.deaf:
+            return
+        if data is None:
+            self.transport.write_eof()
+        else:
+            self.transport.write(data)
+
+
+class _Client(_Side):
+    """The client's side, which owns the server's."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        super().__init__(proxy)
+        self.server = _Server(proxy, self)
+        self.asked = False
+        self.cut: Moment | None = None
+        self._early: list[bytes] = []  # what came before the server was connected to
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.proxy.accepted += 1
+        self.proxy._pairs.add(self)
+        self._connecting = asyncio.get_running_loop().create_task(self._connect())
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        server = self.proxy.server
+        try:
+            if server.startswith("/"):
+                path = str(Path(server, f".s.PGSQL.{PORT}"))
+                await loop.create_unix_connection(lambda: self.server, path)
+            else:
+                await loop.create_connection(lambda: self.server, server, PORT)
+        except OSError:
+            self.abort()
+            return
+        for data in self._early:
+            self.server.send(data)
+
+    def data_received(self, data: bytes) -> None:
+        proxy = self.proxy
+        if proxy.deaf:
+            return
+        if proxy.cut is not None and self.server.transport is not None:
+            self.cut, proxy.cut = proxy.cut, None
+        if self.cut == "before":
+            self.abort()
+            return
+        self.asked = True
+        if self.server.transport is None:
+            self._early.append(data)
+        else:
+            self.server.send(data)
+        if self.cut == "during":
+            # Politely towards the server, which reads what was sent before it sees the end.
+            self.transport and self.transport.abort()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.proxy._pairs.discard(self)
+        if self.server.transport is not None and not self.proxy.deaf:
+            self.server.transport.close()
+
+    def abort(self) -> None:
+        for transport in (self.transport, self.server.transport):
+            if transport is not None:
+                transport.abort()
+        self.proxy._pairs.discard(self)
+
+    def half_close(self) -> None:
+        self.send(None)
+
+
+class _Server(_Side):
+    def __init__(self, proxy: Proxy, client: _Client) -> None:
+        super().__init__(proxy)
+        self.client = client
+
+    def data_received(self, data: bytes) -> None:
+        if self.proxy.deaf:
+            return
+        self.proxy.round_trips += self.client.asked
+        self.client.asked = False
+        self.client.send(data)
+        if self.client.cut == "after" and self.client.transport is not None:
+            self.client.transport.close()  # when what is written has been sent
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if self.client.transport is not None and not self.proxy.deaf:
+            self.client.transport.close()
+
+
+def main() -> None:
+    server, round_trip_ms = sys.argv[1:]
+    with Proxy(server, round_trip_seconds=float(round_trip_ms) / 1000) as proxy:
+        print(proxy.host, flush=True)
+        for _ in sys.stdin:
+            print(proxy.round_trips, proxy.accepted, flush=True)
+
+
+if __name__ == "__main__":
+    main()
