@@ -203,7 +203,8 @@ class _Client(_Side):
             self.server.send(data)
         if self.cut == "during":
             # Politely towards the server, which reads what was sent before it sees the end.
-            self.transport and self.transport.abort()
+            assert self.transport is not None
+            self.transport.abort()
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.proxy._pairs.discard(self)
