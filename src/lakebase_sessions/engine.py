@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import random
 import select
@@ -18,7 +19,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, LiteralString, cast
 
 import psycopg
 
@@ -27,16 +28,19 @@ import psycopg
 import sqlalchemy.dialects.postgresql.psycopg
 import sqlalchemy.dialects.sqlite  # noqa: F401
 from databricks_openai.agents import AsyncDatabricksSession
-from psycopg.pq import ConnStatus
+from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.rows import scalar_row
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
+from sqlalchemy.exc import DisconnectionError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.util import greenlet_spawn
 
 from lakebase_sessions import queries
 from lakebase_sessions.errors import (
     GRANT_ACCESS,
     DatabaseFailure,
     LakebaseNotOpen,
+    LakebaseSessionsError,
     LakebaseTimeout,
     LakebaseUnavailable,
     PermissionDenied,
@@ -49,10 +53,11 @@ from lakebase_sessions.errors import (
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from psycopg.pq.abc import PGconn
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-    from sqlalchemy.pool import QueuePool
+    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
     from lakebase_sessions.credentials import Credentials
+    from lakebase_sessions.workspace import Token
 
 POOL_RECYCLE_SECONDS = 14 * 60
 """Upstream's own figure. A connection may live for days; this spreads renewals over restarts."""
@@ -61,6 +66,7 @@ HANDSHAKES_AT_ONCE = 2
 """New connections that are set up at the same time. TLS and SCRAM compute for about 4 ms each,
 on the event loop; a burst of first requests would add that up."""
 
+_CONNECTED_AT = "lakebase-sessions: connected at"
 _NOT_A_PASSWORD = "set by lakebase-sessions"  # noqa: S105 - that is the point
 _BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
@@ -85,6 +91,15 @@ class Place:
         schema = f"schema '{self.schema}'" if self.schema else "the default schema"
         return f"{schema} of database '{self.database}' on Lakebase '{self.name}'"
 
+    @property
+    def statement_seconds(self) -> float:
+        """How long one statement may take: Postgres ends it after 2 timeouts, else we do."""
+        return 2.5 * self.connect_timeout_seconds
+
+
+class _EmptyPlace(Exception):
+    """A place in the pool whose connection was closed, and which was not filled again yet."""
+
 
 class LoopEngine:
     """A pool of connections, used by one event loop only.
@@ -107,12 +122,16 @@ class LoopEngine:
         self._sockets = sockets
         # Not bound to self: whoever holds the engine alone still uses its connections.
         weakref.finalize(self._engine.sync_engine, _finish_all, sockets, os.getpid())
-        _listen(self._engine, place, sockets)
+        self._watchdog = _Watchdog(place.statement_seconds)
+        self._peeking = False
+        self._trusted_since = 0.0
+        self._presented: Token | None = None
+        self._listen()
 
     async def rows(
-        self, statement: str, parameters: Mapping[str, object], *, writing: bool
+        self, statement: LiteralString, parameters: Mapping[str, object], *, writing: bool
     ) -> list[Any]:
-        """Run one statement and return the first column of its rows.
+        """Run one statement, in one round trip, and return the first column of its rows.
 
         Connecting is retried. A read whose connection breaks is repeated once; a write is not.
 
@@ -120,47 +139,57 @@ class LoopEngine:
             LakebaseSessionsError: The class says why; `LakebaseUnavailable.outcome_unknown` says
                 whether a write may have been stored.
         """
+        place = self.place
+        statement_seconds = place.statement_seconds
+        give_up_at = time.monotonic() + place.connect_timeout_seconds + statement_seconds
         for repeated in (False, True):
-            connection = await self._connect()
+            connection = await self._connect(give_up_at)
+            raw = _psycopg(connection)
+            self._watchdog.watch(raw, min(statement_seconds, give_up_at - time.monotonic()))
             try:
-                result = await connection.exec_driver_sql(statement, dict(parameters))
-                return list(result.scalars()) if result.returns_rows else []
-            except DBAPIError as error:
-                broken = error.connection_invalidated
-                if broken and not writing and not repeated:
+                return await _execute(raw, connection.info, statement, parameters)
+            except psycopg.Error as error:
+                in_time = self._watchdog.stop(raw)
+                if not in_time:
+                    # Others that were idle meanwhile may lead to the same silence.
+                    self._trusted_since = time.monotonic()
+                elif raw.closed and not writing and not repeated:
                     continue
                 raise from_statement_error(
-                    cast("psycopg.Error", error.orig),
-                    self.place.name,
-                    broken=broken,
+                    error,
+                    place.name,
+                    broken=raw.closed,
                     writing=writing,
+                    silent_for_seconds=None if in_time else statement_seconds,
                 ) from error
             finally:
-                await connection.close()
+                self._watchdog.stop(raw)
+                await self._put_back(connection)
         raise AssertionError("unreachable")
 
-    async def _connect(self) -> AsyncConnection:
+    async def _connect(self, operation_ends_at: float = math.inf) -> PoolProxiedConnection:
         """A connection from the pool, retried while nothing has reached the server."""
-        credentials = self.place.credentials
-        give_up_at = time.monotonic() + self.place.connect_timeout_seconds
+        # An idle connection needs no token, so a workspace that is down is no matter.
+        if (idle := await self._idle()) is not None:
+            return idle
+        give_up_at = min(time.monotonic() + self.place.connect_timeout_seconds, operation_ends_at)
         rejected = None
         for attempt in itertools.count():
-            # An idle connection needs no token, so a workspace that is down is no matter.
-            if rejected is not None or not self._pool.checkedin():
-                await credentials.ready(rejected)
-            token = credentials.token
             try:
-                async with asyncio.timeout(max(give_up_at - time.monotonic(), 0.01)):
+                if not self._pool_is_empty():
+                    await self._token(rejected, give_up_at)
+                async with _until(give_up_at):
                     return await self._checkout()
+            except LakebaseSessionsError:
+                raise
             except (PoolTimeoutError, TimeoutError) as error:
                 raise self._timed_out() from error
-            except (DBAPIError, InvalidRequestError, OSError) as error:
+            except (psycopg.Error, InvalidRequestError, OSError) as error:
                 # InvalidRequestError: what replaced a dead connection was dead as well
-                cause = error.orig if isinstance(error, DBAPIError) else error
-                found = from_connect_error(cast("psycopg.Error", cause), self.place.name)
+                found = from_connect_error(cast("psycopg.Error", error), self.place.name)
                 if isinstance(found, PermissionDenied) and rejected is None:
                     # Perhaps only the token died early: one new token, one more try.
-                    rejected = token
+                    rejected = self._presented
                     continue
                 backoff = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
                 backoff *= random.uniform(0.5, 1.0)
@@ -171,6 +200,19 @@ class LoopEngine:
                     raise found from error
             await asyncio.sleep(backoff)
         raise AssertionError("unreachable")
+
+    async def _token(self, rejected: Token | None, give_up_at: float) -> None:
+        try:
+            async with _until(give_up_at):
+                await self.place.credentials.ready(rejected)
+        except TimeoutError as error:
+            if isinstance(error, LakebaseTimeout):
+                raise
+            raise LakebaseTimeout(
+                "The workspace gave no database token within "
+                f"{self.place.connect_timeout_seconds:g} s; this is tried again with the next "
+                "request."
+            ) from error
 
     def _timed_out(self) -> LakebaseTimeout:
         place = self.place
@@ -193,14 +235,73 @@ class LoopEngine:
     def _pool(self) -> QueuePool:
         return cast("QueuePool", self._engine.pool)
 
-    async def _checkout(self) -> AsyncConnection:
+    async def _idle(self) -> PoolProxiedConnection | None:
+        """A connection that is open and free, if there is one."""
+        for _ in range(0 if self._closing else self._pool.checkedin()):
+            # Not in a greenlet, which costs half as much as the statement itself. Only closing
+            # and opening need one.
+            self._peeking = True
+            try:
+                connection = self._pool.connect()
+            except _EmptyPlace:
+                continue
+            finally:
+                self._peeking = False
+            if self._usable(connection.info, _psycopg(connection)):
+                return connection
+            await greenlet_spawn(_discard, connection)
+        return None
+
+    async def _checkout(self) -> PoolProxiedConnection:
         if self._closing:
             raise LakebaseNotOpen("This Lakebase was closed; make a new one for further sessions.")
         if self._pool.checkedin() or self._pool_is_empty():
-            return await self._engine.connect()
+            return await self._engine.raw_connection()
         # Whoever waits here may find that a connection has come back in the meantime.
         async with self._handshakes:
-            return await self._engine.connect()
+            return await self._engine.raw_connection()
+
+    async def _put_back(self, connection: PoolProxiedConnection) -> None:
+        """Back into the pool, if it is as it was taken."""
+        if _psycopg(connection).pgconn.transaction_status != TransactionStatus.IDLE:
+            await greenlet_spawn(_discard, connection)
+        elif self._pool.overflow() > 0:
+            await greenlet_spawn(connection.close)  # there is no room: the pool closes it
+        else:
+            connection.close()
+
+    def _listen(self) -> None:
+        """Take part in connecting, and in every checkout of a connection from the pool."""
+        engine = self._engine.sync_engine
+        parameters = _connect_parameters(self.place)
+
+        @event.listens_for(engine, "do_connect")
+        def set_parameters(
+            _dialect: object, _record: object, _args: object, arguments: dict[str, Any]
+        ) -> None:
+            if self._peeking:
+                raise _EmptyPlace
+            token = self._presented = self.place.credentials.token
+            arguments |= parameters
+            arguments["password"] = token.value if token else ""
+
+        @event.listens_for(engine, "connect")
+        def remember(connection: Any, record: ConnectionPoolEntry) -> None:
+            self._sockets.add(connection.driver_connection)
+            record.info[_CONNECTED_AT] = time.monotonic()
+
+        @event.listens_for(engine, "checkout")
+        def reject_dead(connection: Any, record: ConnectionPoolEntry, _fairy: object) -> None:
+            if not self._peeking and not self._usable(record.info, connection.driver_connection):
+                raise DisconnectionError("It is dead, or too old.")
+
+    def _usable(self, info: Mapping[Any, Any], connection: psycopg.AsyncConnection[Any]) -> bool:
+        connected_at = info[_CONNECTED_AT]
+        return (
+            connected_at >= self._trusted_since
+            and connected_at + POOL_RECYCLE_SECONDS > time.monotonic()
+            and not _hung_up(connection.pgconn)
+        )
 
     async def ensure_tables(self, *, create: bool) -> None:
         """See that the tables exist; nothing that needs a privilege runs when they do.
@@ -238,18 +339,17 @@ class LoopEngine:
             create_schema=queries.CREATE_SCHEMA.format(schema=_quoted(schema)) if schema else "",
         )
         connection = await self._connect()
-        raw = cast(
-            "psycopg.AsyncConnection[Any]",
-            (await connection.get_raw_connection()).driver_connection,
-        )
+        raw = _psycopg(connection)
+        self._watchdog.watch(raw, self.place.statement_seconds)
         try:
-            await raw.execute(statement.encode())  # SQLAlchemy would prepare it; it is several
+            await raw.execute(statement.encode())
         except psycopg.Error as error:
             raise from_statement_error(
-                error, self.place.name, broken=raw.broken, writing=False
+                error, self.place.name, broken=raw.closed, writing=False
             ) from error
         finally:
-            await connection.close()
+            self._watchdog.stop(raw)
+            await self._put_back(connection)
 
     async def _tables_exist(self) -> bool:
         return bool((await self.rows(queries.TABLES_EXIST, {}, writing=False))[0])
@@ -266,14 +366,8 @@ class LoopEngine:
 
     def cut_off(self) -> None:
         """End what is still under way, from any thread: its statements fail."""
-        # Closing would free what a statement in flight still reads. The end of the stream is
-        # something that psycopg knows how to deal with.
         for connection in list(self._sockets):
-            with (
-                contextlib.suppress(OSError, psycopg.Error),
-                socket.socket(fileno=os.dup(connection.pgconn.socket)) as stream,
-            ):
-                stream.shutdown(socket.SHUT_RDWR)
+            _cut_off(connection)
 
     def abandon(self) -> None:
         """Close the connections without their loop, which is closed."""
@@ -302,7 +396,7 @@ def _prototype(place: Place) -> AsyncDatabricksSession:
         pool_size=place.pool_size,
         max_overflow=place.max_overflow,
         pool_timeout=place.connect_timeout_seconds,
-        pool_recycle=POOL_RECYCLE_SECONDS,
+        pool_recycle=-1,  # seen to at checkout, with the other reasons not to use one
         pool_reset_on_return=None,  # in autocommit there is nothing to roll back
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,  # they are what people said to the agent
@@ -310,43 +404,106 @@ def _prototype(place: Place) -> AsyncDatabricksSession:
     )
 
 
-def _listen(
-    engine: AsyncEngine, place: Place, sockets: weakref.WeakSet[psycopg.AsyncConnection[Any]]
-) -> None:
-    """Take part in connecting, and in every checkout of a connection from the pool."""
-    parameters: dict[str, Any] = {
-        "connect_timeout": max(2, int(place.connect_timeout_seconds)),  # libpq's smallest
+def _psycopg(connection: PoolProxiedConnection) -> psycopg.AsyncConnection[Any]:
+    return cast("psycopg.AsyncConnection[Any]", connection.driver_connection)
+
+
+async def _execute(
+    connection: psycopg.AsyncConnection[Any],
+    known: dict[Any, Any],
+    statement: LiteralString,
+    parameters: Mapping[str, object],
+) -> list[Any]:
+    """The first column. `known` says what was prepared on this connection before."""
+    cursor = connection.cursor(row_factory=scalar_row)
+    if statement in known:
+        await cursor.execute(statement, parameters, prepare=True)
+    else:
+        # psycopg prepares in a round trip of its own, but for a pipeline.
+        async with connection.pipeline():
+            await cursor.execute(statement, parameters, prepare=True)
+        known[statement] = True
+    return await cursor.fetchall() if cursor.rownumber is not None else []
+
+
+def _discard(connection: PoolProxiedConnection) -> None:
+    """Close it and give its place in the pool back. In a greenlet, because closing awaits."""
+    connection.invalidate()
+    connection.close()
+
+
+class _Watchdog:
+    """Ends connections on which nothing has come back for too long.
+
+    The kernel notices a peer that is gone, and Postgres ends a statement that takes too long.
+    Neither helps when something in between acknowledges every packet and passes on none.
+
+    One timer for all of them: one for each statement would cost as much as the rest of it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._tick_seconds = seconds / 10
+        self._deadlines: dict[psycopg.AsyncConnection[Any], float] = {}
+        self._ticking = False
+
+    def watch(self, connection: psycopg.AsyncConnection[Any], seconds: float) -> None:
+        """Give `connection` so long, or a little less."""
+        self._deadlines[connection] = time.monotonic() + seconds - self._tick_seconds
+        if not self._ticking:
+            self._tick()
+
+    def stop(self, connection: psycopg.AsyncConnection[Any]) -> bool:
+        """Whether it was in time."""
+        return self._deadlines.pop(connection, None) is not None
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for connection, deadline in list(self._deadlines.items()):
+            if deadline < now:
+                del self._deadlines[connection]
+                _cut_off(connection)
+        self._ticking = bool(self._deadlines)
+        if self._ticking:
+            asyncio.get_running_loop().call_later(self._tick_seconds, self._tick)
+
+
+def _cut_off(connection: psycopg.AsyncConnection[Any]) -> None:
+    """End the stream under a connection, from any thread."""
+    # Closing would free what a statement in flight still reads. The end of the stream is
+    # something that psycopg knows how to deal with.
+    with (
+        contextlib.suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.pgconn.socket)) as stream,
+    ):
+        stream.shutdown(socket.SHUT_RDWR)
+
+
+def _until(monotonic: float) -> asyncio.Timeout:
+    return asyncio.timeout(max(monotonic - time.monotonic(), 0.01))
+
+
+def _connect_parameters(place: Place) -> dict[str, Any]:
+    connect_seconds = place.connect_timeout_seconds
+    # A forgotten transaction elsewhere must not hold up a write, and its request, for ever.
+    options = (
+        f"-clock_timeout={int(connect_seconds * 1000)} "
+        f"-cstatement_timeout={int(connect_seconds * 2000)}"
+    )
+    if place.schema:
+        # At connect, so that no checkout costs a SET. No fall-back to public: tables of the same
+        # name there are somebody else's.
+        escaped = _quoted(place.schema).replace("\\", "\\\\").replace(" ", "\\ ")
+        options += f" -csearch_path={escaped}"
+    return {
+        "connect_timeout": max(2, int(connect_seconds)),  # libpq's smallest
         "fallback_application_name": "lakebase-sessions",
         # A network that went silent is noticed within about 25 s, not after hours.
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": 20_000,
-        # A forgotten transaction elsewhere must not hold up a write, and its request, for ever.
-        "options": f"-clock_timeout={int(place.connect_timeout_seconds * 1000)}",
+        "options": options,
     }
-    if place.schema:
-        # At connect, so that no checkout costs a SET. No fall-back to public: tables of the same
-        # name there are somebody else's.
-        escaped = _quoted(place.schema).replace("\\", "\\\\").replace(" ", "\\ ")
-        parameters["options"] += f" -csearch_path={escaped}"
-
-    @event.listens_for(engine.sync_engine, "do_connect")
-    def set_parameters(
-        _dialect: object, _record: object, _args: object, arguments: dict[str, Any]
-    ) -> None:
-        token = place.credentials.token
-        arguments |= parameters
-        arguments["password"] = token.value if token else ""
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def remember(connection: Any, _record: object) -> None:
-        sockets.add(connection.driver_connection)
-
-    @event.listens_for(engine.sync_engine, "checkout")
-    def reject_dead(connection: Any, _record: object, _fairy: object) -> None:
-        if _hung_up(connection.driver_connection.pgconn):
-            raise DisconnectionError("The server closed this connection while it was idle.")
 
 
 def _hung_up(pgconn: PGconn) -> bool:

@@ -315,7 +315,12 @@ def from_connect_error(error: psycopg.Error, target: str) -> LakebaseSessionsErr
 
 
 def from_statement_error(
-    error: psycopg.Error, target: str, *, broken: bool, writing: bool
+    error: psycopg.Error,
+    target: str,
+    *,
+    broken: bool,
+    writing: bool,
+    silent_for_seconds: float | None = None,
 ) -> LakebaseSessionsError:
     """The error of this package for a statement that failed on an open connection.
 
@@ -324,16 +329,25 @@ def from_statement_error(
         target: The instance name or resource path, to name the command that checks it.
         broken: The connection did not survive; without it, Postgres has rolled back.
         writing: The statement would have changed something.
+        silent_for_seconds: The connection was given up, because nothing came for so long.
     """
     said = _first_line(error)
     if broken:
+        kind = LakebaseUnavailable
+        happened = f"The connection to Lakebase '{target}' broke: {said}"
+        if silent_for_seconds is not None:
+            kind = LakebaseTimeout
+            happened = (
+                f"Lakebase '{target}' did not answer within {silent_for_seconds:g} s, and the "
+                "connection was given up."
+            )
         unknown = (
             " Whether the write was stored is not known: read the conversation before you send "
             "it again."
         )
-        return LakebaseUnavailable(
-            f"The connection to Lakebase '{target}' broke: {said}{unknown if writing else ''} "
-            f"The next call connects anew. {_GONE.advice.format(check=check_running(target))}",
+        return kind(
+            f"{happened}{unknown if writing else ''} The next call connects anew. "
+            f"{_GONE.advice.format(check=check_running(target))}",
             outcome_unknown=writing,
         )
     sqlstate = error.sqlstate or ""

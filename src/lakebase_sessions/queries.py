@@ -29,7 +29,8 @@ WITH session AS (
 )
 INSERT INTO agent_messages (session_id, message_data, created_at)
 SELECT session.session_id, added.message_data, session.updated_at
-FROM session, unnest(%(items)s::text[]) WITH ORDINALITY AS added (message_data, position)
+FROM session,
+    string_to_table(%(items)s, E'\\n') WITH ORDINALITY AS added (message_data, position)
 ORDER BY added.position
 """
 """The session's row comes first and stays locked to the end, so writers of one session queue.

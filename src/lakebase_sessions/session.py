@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from lakebase_sessions.lakebase import Lakebase
 
 T = TypeVar("T")
+
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class LakebaseSession(AsyncDatabricksSession):
@@ -99,7 +102,7 @@ class LakebaseSession(AsyncDatabricksSession):
         """
         if not items:
             return
-        encoded = [_encode(item, position) for position, item in enumerate(items)]
+        encoded = _encode(items)
         engine = await self._open()
         await _settled(
             engine.rows(
@@ -149,9 +152,19 @@ class LakebaseSession(AsyncDatabricksSession):
     async def _open(self) -> LoopEngine:
         engine = await self._owner._engine_here()
         if self.__dict__.get("_loop_engine") is not engine:
-            own = {"session_id": self.session_id, "session_settings": self.session_settings}
-            self.__dict__.update(vars(engine.prototype) | own, _loop_engine=engine)
+            self._loop_engine = engine
         return engine
+
+    def __getattr__(self, name: str) -> Any:
+        """What the base class's constructor would have set up is looked up where it did."""
+        engine = self.__dict__.get("_loop_engine")
+        if engine is None:
+            raise AttributeError(
+                f"A LakebaseSession has no attribute {name!r} before its first use.",
+                name=name,
+                obj=self,
+            )
+        return getattr(engine.prototype, name)
 
     def __repr__(self) -> str:
         return f"<LakebaseSession {self.session_id!a} in {self._owner!r}>"
@@ -163,14 +176,18 @@ def _checked_limit(limit: int | None) -> int | None:
     return limit
 
 
-def _encode(item: TResponseInputItem, position: int) -> str:
-    try:
-        # ASCII-escaped, as upstream writes it: any text, NUL included, fits into a text column
-        return json.dumps(item, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidItems(
-            f"Item {position} cannot be stored: {error}. Items are dicts of plain JSON values."
-        ) from error
+def _encode(items: list[TResponseInputItem]) -> str:
+    """The items as JSON, one a line: escaped as it is, it holds no line break of its own."""
+    lines = []
+    for position, item in enumerate(items):
+        try:
+            # ASCII, as upstream writes it: any text, NUL included, fits into a text column
+            lines.append(_to_json(item))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidItems(
+                f"Item {position} cannot be stored: {error}. Items are dicts of plain JSON values."
+            ) from error
+    return "\n".join(lines)
 
 
 def _decode(rows: list[str]) -> list[TResponseInputItem]:
@@ -186,14 +203,12 @@ def _decode(rows: list[str]) -> list[TResponseInputItem]:
 async def _settled(mutation: Coroutine[Any, Any, T]) -> T:
     """The outcome of `mutation`; a cancellation waits until it is certain."""
     task = asyncio.ensure_future(mutation)
-    cancellation: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancellation = cancellation or error
-    if cancellation is not None:
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
         if not task.cancelled():
             task.exception()  # nobody else will look at it
-        raise cancellation
-    return task.result()
+        raise
