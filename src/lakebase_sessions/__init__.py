@@ -9,8 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lakebase_sessions.atomic import AtomicTurn
     from lakebase_sessions.errors import (
         ConfigurationError,
+        ConversationConflict,
         DatabaseFailure,
         InvalidItems,
         InvalidLimit,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         PermissionDenied,
         TablesMissing,
         TargetNotFound,
+        TurnNotOpen,
     )
     from lakebase_sessions.factory import default_lakebase, session_for
     from lakebase_sessions.history import merge_history
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from lakebase_sessions.turns import current_user, invoke_turn, stream_turn
 
 _HOMES = {
+    "atomic": ("AtomicTurn",),
     "factory": ("default_lakebase", "session_for"),
     "history": ("merge_history",),
     "http": ("add_error_handlers",),
@@ -47,7 +51,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "AtomicTurn",
     "ConfigurationError",
+    "ConversationConflict",
     "DatabaseFailure",
     "InvalidItems",
     "InvalidLimit",
@@ -64,6 +70,7 @@ __all__ = [
     "PermissionDenied",
     "TablesMissing",
     "TargetNotFound",
+    "TurnNotOpen",
     "add_error_handlers",
     "current_user",
     "default_lakebase",

@@ -29,7 +29,6 @@ import sqlalchemy.dialects.postgresql.psycopg
 import sqlalchemy.dialects.sqlite  # noqa: F401
 from databricks_openai.agents import AsyncDatabricksSession
 from psycopg.pq import ConnStatus, TransactionStatus
-from psycopg.rows import scalar_row
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -129,9 +128,9 @@ class LoopEngine:
         self._listen()
 
     async def rows(
-        self, statement: LiteralString, parameters: Mapping[str, object], *, writing: bool
-    ) -> list[Any]:
-        """Run one statement, in one round trip, and return the first column of its rows.
+        self, statement: LiteralString, parameters: Mapping[str, str | None], *, writing: bool
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement, in one round trip, and return its rows.
 
         Connecting is retried. A read whose connection breaks is repeated once; a write is not.
 
@@ -352,7 +351,7 @@ class LoopEngine:
             await self._put_back(connection)
 
     async def _tables_exist(self) -> bool:
-        return bool((await self.rows(queries.TABLES_EXIST, {}, writing=False))[0])
+        return (await self.rows(queries.TABLES_EXIST, {}, writing=False))[0][0] is True
 
     async def close(self) -> None:
         """Let what is under way come to its end, then close the pool, on its own loop."""
@@ -412,10 +411,10 @@ async def _execute(
     connection: psycopg.AsyncConnection[Any],
     known: dict[Any, Any],
     statement: LiteralString,
-    parameters: Mapping[str, object],
-) -> list[Any]:
-    """The first column. `known` says what was prepared on this connection before."""
-    cursor = connection.cursor(row_factory=scalar_row)
+    parameters: Mapping[str, str | None],
+) -> list[tuple[Any, ...]]:
+    """The rows. `known` says what was prepared on this connection before."""
+    cursor = connection.cursor()
     if statement in known:
         await cursor.execute(statement, parameters, prepare=True)
     else:

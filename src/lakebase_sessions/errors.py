@@ -16,6 +16,8 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── LakebaseUnavailable      ConnectionError          503  lakebase_unavailable
     │   └── LakebaseTimeout      TimeoutError             503  lakebase_timeout
     ├── DatabaseFailure          RuntimeError             500  database_failure
+    ├── ConversationConflict     RuntimeError             409  conversation_conflict
+    ├── TurnNotOpen              RuntimeError             500  turn_not_open
     ├── LakebaseNotOpen          RuntimeError             503  lakebase_not_open
     └── LocalLakebaseError       RuntimeError             500  local_lakebase
 
@@ -134,6 +136,19 @@ class DatabaseFailure(LakebaseSessionsError, RuntimeError):
     def __init__(self, message: str = "", *, sqlstate: str | None = None) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+
+
+class ConversationConflict(LakebaseSessionsError, RuntimeError):
+    """Somebody else wrote to the conversation during an atomic turn; the turn was not stored."""
+
+    code = "conversation_conflict"
+    http_status = 409
+
+
+class TurnNotOpen(LakebaseSessionsError, RuntimeError):
+    """An atomic turn was used outside its `async with`."""
+
+    code = "turn_not_open"
 
 
 class LakebaseNotOpen(LakebaseSessionsError, RuntimeError):

@@ -127,7 +127,10 @@ def _content(content: object) -> tuple[str, ...]:
 
 
 def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+    try:
+        return json.dumps(value, sort_keys=True, default=str)
+    except (TypeError, ValueError, RecursionError):
+        return f"like no other: {id(value)}"  # it is no JSON; the session will say so
 
 
 def without_cut_off_outputs(items: list[TResponseInputItem]) -> list[TResponseInputItem]:

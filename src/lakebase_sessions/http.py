@@ -35,9 +35,11 @@ def add_error_handlers(app: Starlette) -> None:
 
 async def _answer(_request: Request, error: Exception) -> JSONResponse:
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, LakebaseSessionsError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is not None:
+    # Any other status was chosen by the application, perhaps to say less than the cause does.
+    if getattr(error, "status_code", 500) == 500:
+        while cause is not None and not isinstance(cause, LakebaseSessionsError):
+            cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, LakebaseSessionsError):
         return JSONResponse(_body(cause.code, str(cause)), cause.http_status)
     detail = getattr(error, "detail", str(error))
     return JSONResponse(
@@ -101,8 +103,9 @@ class _StreamsThatNeverBegan:
             event = json.loads(chunk.removeprefix(b"data: "))
         except ValueError:
             return None
-        if event.get("type") == "error" and event.get("code") in self._statuses:
-            return event["code"], str(event.get("message"))
+        code = event.get("code")
+        if event.get("type") == "error" and isinstance(code, str) and code in self._statuses:
+            return code, str(event.get("message"))
         return None
 
 

@@ -2,6 +2,9 @@
 
 Tables and columns are those of `SQLAlchemySession`; names are unqualified, the connection's
 `search_path` says which schema. Statements run in autocommit: each is its own transaction.
+
+Parameters are text, or NULL: types that changed with the value (psycopg sends 50 as a smallint)
+would have the statement prepared anew for each of them.
 """
 
 from __future__ import annotations
@@ -16,26 +19,83 @@ LATEST_ITEMS = """
 SELECT message_data FROM agent_messages
 WHERE session_id = %(session_id)s
 ORDER BY created_at DESC, id DESC
-LIMIT %(limit)s
+LIMIT %(limit)s::bigint
 """
 """Newest first."""
 
 ADD_ITEMS = """
 WITH session AS (
-    INSERT INTO agent_sessions AS known (session_id) VALUES (%(session_id)s)
+    INSERT INTO agent_sessions AS known (session_id, updated_at)
+    VALUES (%(session_id)s, LOCALTIMESTAMP + %(count)s::integer * interval '1 microsecond')
     ON CONFLICT (session_id) DO UPDATE SET updated_at =
-        GREATEST(CURRENT_TIMESTAMP::timestamp, known.updated_at + interval '1 microsecond')
+        GREATEST(LOCALTIMESTAMP, known.updated_at)
+        + %(count)s::integer * interval '1 microsecond'
     RETURNING session_id, updated_at
 )
 INSERT INTO agent_messages (session_id, message_data, created_at)
-SELECT session.session_id, added.message_data, session.updated_at
+SELECT session.session_id, added.message_data,
+    session.updated_at - (%(count)s::integer - added.position) * interval '1 microsecond'
 FROM session,
     string_to_table(%(items)s, E'\\n') WITH ORDINALITY AS added (message_data, position)
 ORDER BY added.position
 """
 """The session's row comes first and stays locked to the end, so writers of one session queue.
-A write is never dated before the one it follows, also when the server's clock is set back or
-another server takes over: reads are ordered by date. `updated_at` changes with every write."""
+`updated_at` changes with every write. Items are dated a microsecond apart, and never before what
+they follow, also when the server's clock is set back or another server takes over: reads go by
+date, and the index on it alone tells the latest items of any conversation."""
+
+READ_TURN = """
+SELECT item.id, item.message_data, session.updated_at::text
+FROM (
+    SELECT (SELECT updated_at FROM agent_sessions WHERE session_id = %(session_id)s) AS updated_at
+) AS session
+LEFT JOIN LATERAL (
+    SELECT id, message_data, created_at FROM agent_messages
+    WHERE session_id = %(session_id)s
+    ORDER BY created_at DESC, id DESC
+    LIMIT %(limit)s::bigint
+) AS item ON true
+ORDER BY item.created_at DESC, item.id DESC
+"""
+"""Newest first, each with the session's version; one row of NULLs and the version if no item is
+there. A limit of NULL is all."""
+
+STORE_TURN = """
+WITH created AS (
+    INSERT INTO agent_sessions (session_id, updated_at)
+    SELECT %(session_id)s, LOCALTIMESTAMP + %(count)s::integer * interval '1 microsecond'
+    WHERE %(updated_at)s::timestamp IS NULL
+    ON CONFLICT (session_id) DO NOTHING
+    RETURNING session_id, updated_at
+), moved AS (
+    UPDATE agent_sessions SET updated_at =
+        GREATEST(LOCALTIMESTAMP, updated_at) + (1 + %(count)s::integer) * interval '1 microsecond'
+    WHERE session_id = %(session_id)s
+        AND updated_at = %(updated_at)s::timestamp
+        AND %(newest)s::integer IS NOT DISTINCT FROM (
+            SELECT id FROM agent_messages
+            WHERE session_id = %(session_id)s
+            ORDER BY created_at DESC, id DESC
+            LIMIT 1
+        )
+    RETURNING session_id, updated_at
+), session AS (
+    SELECT * FROM created UNION ALL SELECT * FROM moved
+), popped AS (
+    DELETE FROM agent_messages USING session
+    WHERE id = ANY (string_to_array(%(popped)s, ',')::integer[])
+), added AS (
+    INSERT INTO agent_messages (session_id, message_data, created_at)
+    SELECT session.session_id, added.message_data,
+        session.updated_at - (%(count)s::integer - added.position) * interval '1 microsecond'
+    FROM session,
+        string_to_table(%(items)s, E'\\n') WITH ORDINALITY AS added (message_data, position)
+    ORDER BY added.position
+)
+SELECT FROM session
+"""
+"""One row if it was stored, none if the session has moved since it was read: the row's
+`updated_at` is another one, or the newest item (upstream's `pop_item` leaves the date alone)."""
 
 POP_ITEM = """
 DELETE FROM agent_messages WHERE id = (

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, LiteralString
 
 from agents.memory.session_settings import SessionSettings, resolve_session_limit
 from databricks_openai.agents import AsyncDatabricksSession
 
 from lakebase_sessions import queries
-from lakebase_sessions.errors import InvalidItems, InvalidLimit, LakebaseNotOpen
+from lakebase_sessions.atomic import AtomicTurn
+from lakebase_sessions.errors import LakebaseNotOpen
 from lakebase_sessions.history import without_cut_off_outputs
+from lakebase_sessions.items import checked_limit, decode, encode
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
     from lakebase_sessions.engine import LoopEngine
     from lakebase_sessions.lakebase import Lakebase
-
-T = TypeVar("T")
-
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class LakebaseSession(AsyncDatabricksSession):
@@ -52,7 +48,7 @@ class LakebaseSession(AsyncDatabricksSession):
         # The base class's constructor asks the workspace, synchronously. It is called once for
         # an engine, in a thread (engine.py); _open takes over what it set up.
         self.session_id = session_id
-        self.session_settings = SessionSettings(limit=_checked_limit(history_limit))
+        self.session_settings = SessionSettings(limit=checked_limit(history_limit))
         self._owner = lakebase
 
     async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
@@ -69,26 +65,19 @@ class LakebaseSession(AsyncDatabricksSession):
         Raises:
             InvalidLimit: `limit` is not a whole number from 0.
         """
-        window = _checked_limit(resolve_session_limit(limit, self.session_settings))
-        engine = await self._open()
+        window = checked_limit(resolve_session_limit(limit, self.session_settings))
         if window is None:
-            return _decode(
-                await engine.rows(queries.ALL_ITEMS, {"session_id": self.session_id}, writing=False)
-            )
-        items = await self._latest(engine, window)
+            return decode(row for (row,) in await self._read(queries.ALL_ITEMS))
+        items = await self._latest(window)
         return items if limit is not None else without_cut_off_outputs(items)
 
-    async def _latest(self, engine: LoopEngine, count: int) -> list[TResponseInputItem]:
+    async def _latest(self, count: int) -> list[TResponseInputItem]:
         if count == 0:
             return []
         fetched = count
         while True:
-            rows = await engine.rows(
-                queries.LATEST_ITEMS,
-                {"session_id": self.session_id, "limit": fetched},
-                writing=False,
-            )
-            items = _decode(rows[::-1])
+            rows = await self._read(queries.LATEST_ITEMS, limit=str(fetched))
+            items = decode(row for (row,) in reversed(rows))
             if len(items) >= count or len(rows) < fetched:
                 return items[-count:]
             fetched *= 2  # corrupt rows among the latest do not count
@@ -100,39 +89,29 @@ class LakebaseSession(AsyncDatabricksSession):
             InvalidItems: An item is not JSON; nothing was stored.
             LakebaseUnavailable: With `outcome_unknown` the connection broke under the write.
         """
-        if not items:
-            return
-        encoded = _encode(items)
-        engine = await self._open()
-        await _settled(
-            engine.rows(
-                queries.ADD_ITEMS,
-                {"session_id": self.session_id, "items": encoded},
-                writing=True,
-            )
-        )
+        await self._add(encode(items))
+
+    async def _add(self, encoded: list[str]) -> None:
+        if encoded:
+            await self._write(queries.ADD_ITEMS, items="\n".join(encoded), count=str(len(encoded)))
 
     async def pop_item(self) -> TResponseInputItem | None:
         """Remove and return the latest item, or None. One round trip.
 
         Several who pop at once get an item each. A row that is no JSON is removed and passed over.
         """
-        engine = await self._open()
-        while True:
-            rows = await _settled(
-                engine.rows(queries.POP_ITEM, {"session_id": self.session_id}, writing=True)
-            )
-            if not rows:
-                return None
-            for item in _decode(rows):
+        while rows := await self._write(queries.POP_ITEM):
+            for item in decode(row for (row,) in rows):
                 return item
+        return None
 
     async def clear_session(self) -> None:
         """Delete the conversation. One round trip."""
-        engine = await self._open()
-        await _settled(
-            engine.rows(queries.CLEAR_SESSION, {"session_id": self.session_id}, writing=True)
-        )
+        await self._write(queries.CLEAR_SESSION)
+
+    def turn(self) -> AtomicTurn:
+        """A turn that is stored whole or not at all, in two round trips: see `AtomicTurn`."""
+        return AtomicTurn(self)
 
     @property
     def engine(self) -> AsyncEngine:
@@ -148,6 +127,32 @@ class LakebaseSession(AsyncDatabricksSession):
                 "lakebase.open()` and one awaited call come first."
             )
         return engine.transactional
+
+    async def _write(
+        self, statement: LiteralString, **parameters: str | None
+    ) -> list[tuple[Any, ...]]:
+        """The outcome of a statement; a cancellation waits until it is certain."""
+        engine = await self._open()
+        writing = asyncio.ensure_future(
+            engine.rows(statement, {"session_id": self.session_id, **parameters}, writing=True)
+        )
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            while not writing.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({writing})
+            if not writing.cancelled():
+                writing.exception()  # nobody else will look at it
+            raise
+
+    async def _read(
+        self, statement: LiteralString, **parameters: str | None
+    ) -> list[tuple[Any, ...]]:
+        engine = await self._open()
+        return await engine.rows(
+            statement, {"session_id": self.session_id, **parameters}, writing=False
+        )
 
     async def _open(self) -> LoopEngine:
         engine = await self._owner._engine_here()
@@ -168,47 +173,3 @@ class LakebaseSession(AsyncDatabricksSession):
 
     def __repr__(self) -> str:
         return f"<LakebaseSession {self.session_id!a} in {self._owner!r}>"
-
-
-def _checked_limit(limit: int | None) -> int | None:
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
-        raise InvalidLimit(f"A limit is a whole number of items from 0, or None; not {limit!r}.")
-    return limit
-
-
-def _encode(items: list[TResponseInputItem]) -> str:
-    """The items as JSON, one a line: escaped as it is, it holds no line break of its own."""
-    lines = []
-    for position, item in enumerate(items):
-        try:
-            # ASCII, as upstream writes it: any text, NUL included, fits into a text column
-            lines.append(_to_json(item))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidItems(
-                f"Item {position} cannot be stored: {error}. Items are dicts of plain JSON values."
-            ) from error
-    return "\n".join(lines)
-
-
-def _decode(rows: list[str]) -> list[TResponseInputItem]:
-    items: list[TResponseInputItem] = []
-    for row in rows:
-        try:
-            items.append(json.loads(row))
-        except (ValueError, RecursionError):
-            continue
-    return items
-
-
-async def _settled(mutation: Coroutine[Any, Any, T]) -> T:
-    """The outcome of `mutation`; a cancellation waits until it is certain."""
-    task = asyncio.ensure_future(mutation)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # nobody else will look at it
-        raise

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from lakebase_sessions.errors import ConfigurationError, MissingConfiguration
 
@@ -15,6 +17,10 @@ INSTANCE = "LAKEBASE_INSTANCE_NAME"
 SCHEMA = "LAKEBASE_AGENT_MEMORY_SCHEMA"
 PG_HOST = "PGHOST"
 PG_DATABASE = "PGDATABASE"
+SSL_MODE = "PGSSLMODE"
+
+SSL_MODES = ("require", "verify-ca", "verify-full")
+"""libpq's modes that never fall back to plain text. The first is the default."""
 
 _MISSING = (
     f"{INSTANCE} environment variable is required, and it is not set. Set it in .env or in the "
@@ -36,6 +42,7 @@ class Settings:
         pg_host: `PGHOST`; if this turns out to be the target's host, `pg_database` counts.
         pg_database: `PGDATABASE`, as Databricks Apps set it beside `PGHOST`.
         ignored: Variables that name a Lakebase too, but come later in the order.
+        ssl_mode: libpq's `sslmode`: `"require"`, `"verify-ca"` or `"verify-full"`.
     """
 
     target: str = field(repr=False)  # a connection string may hold a password
@@ -44,6 +51,7 @@ class Settings:
     pg_host: str | None = None
     pg_database: str | None = None
     ignored: tuple[str, ...] = ()
+    ssl_mode: str = SSL_MODES[0]
 
     @classmethod
     def from_environ(
@@ -52,6 +60,7 @@ class Settings:
         *,
         target: str | None = None,
         schema: str | None = None,
+        ssl_mode: str | None = None,
     ) -> Settings:
         """Read the environment; arguments come first.
 
@@ -63,10 +72,12 @@ class Settings:
             environ: The variables; `os.environ` if None.
             target: An instance name, a hostname or a resource path.
             schema: A Postgres schema, instead of `LAKEBASE_AGENT_MEMORY_SCHEMA`.
+            ssl_mode: What `ssl_mode_in` found in a target that is no longer whole.
 
         Raises:
             MissingConfiguration: Nothing says which Lakebase is meant.
-            ConfigurationError: Half a pair is set, or the schema cannot be a schema's name.
+            ConfigurationError: Half a pair is set, the schema cannot be a schema's name, or the
+                `sslmode` would allow plain text.
         """
         environ = os.environ if environ is None else environ
 
@@ -96,6 +107,10 @@ class Settings:
             pg_host=read(PG_HOST),
             pg_database=read(PG_DATABASE),
             ignored=tuple(name for name in named if name not in used),
+            ssl_mode=ssl_mode
+            or ssl_mode_in(chosen)
+            or check_ssl_mode(read(SSL_MODE), SSL_MODE)
+            or SSL_MODES[0],
         )
 
 
@@ -124,14 +139,51 @@ def check_schema(schema: str | None) -> str | None:
     """`schema` if Postgres can have a schema of that name.
 
     Raises:
-        ConfigurationError: It is blank, longer than Postgres keeps, or holds a control character.
+        ConfigurationError: It is blank, longer than Postgres keeps, holds a control character,
+            or means something else to Postgres.
     """
     if schema is None:
         return None
-    # Postgres cuts longer names off silently: two schemas would become one.
-    if not schema.strip() or len(schema.encode(errors="replace")) > 63 or not schema.isprintable():
+    if (
+        not schema.strip()
+        # Postgres cuts longer names off silently: two schemas would become one.
+        or len(schema.encode(errors="replace")) > 63
+        or not schema.isprintable()
+        # Even in quotes, a search path takes this for the schema named like the role.
+        or schema == "$user"
+        or schema.startswith("pg_")
+    ):
         raise ConfigurationError(
-            f"The schema {schema[:80]!a} is not a name that Postgres can keep: 1 to 63 bytes, "
-            f"printable. It comes from {SCHEMA} or `schema=`."
+            f"The schema {schema[:40]!a} is not a name that Postgres can keep: 1 to 63 bytes, "
+            f"printable, not $user, not pg_*. It comes from {SCHEMA} or `schema=`."
         )
     return schema
+
+
+def ssl_mode_in(target: str) -> str | None:
+    """The `sslmode` that a URL or a connection string asks for, if any.
+
+    Raises:
+        ConfigurationError: It would allow plain text, or is none of libpq's.
+    """
+    found = re.findall(r"\bsslmode\s*=\s*'?([^&#'\s]*)", unquote(target))
+    modes = [check_ssl_mode(mode, "the connection string's sslmode") for mode in found]
+    return modes[-1] if modes else None  # of several, libpq takes the last
+
+
+def check_ssl_mode(mode: str | None, source: str) -> str | None:
+    """`mode` if it is one that never falls back to plain text.
+
+    Raises:
+        ConfigurationError: It would allow plain text, or is none of libpq's.
+    """
+    if mode is None or mode in SSL_MODES:
+        return mode
+    if mode in ("disable", "allow", "prefer"):
+        fault = f"'{mode}', which lets tokens and conversations travel as plain text"
+    else:
+        fault = "none that libpq knows"  # and not shown: it may be part of a password
+    raise ConfigurationError(
+        f"{source} is {fault}. Every Lakebase speaks TLS: leave it out, or use require, verify-ca "
+        "or verify-full."
+    )

@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import mlflow
@@ -59,6 +59,7 @@ async def invoke_turn(
     user: str | Callable[[], str | None] | None = None,
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
+    atomic: bool = False,
     **run_kwargs: Any,
 ) -> ResponsesAgentResponse:
     """Run one turn of the request's conversation, for MLflow's `@invoke`.
@@ -73,9 +74,11 @@ async def invoke_turn(
             raises reaches the client with its own status, in a stream too.
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
+        atomic: Store the turn whole, at its end, or not at all (`LakebaseSession.turn`).
         **run_kwargs: Passed to `Runner.run`: `context`, `max_turns`, `hooks`, `run_config`, …
 
     Raises:
+        ConversationConflict: Of an atomic turn, when somebody else wrote meanwhile.
         LakebaseSessionsError: The class says why; `add_error_handlers` makes HTTP of it.
 
     Example:
@@ -84,7 +87,8 @@ async def invoke_turn(
         ...     return await invoke_turn(agent, request)
     """
     session = _session(request, user, lakebase, history_limit)
-    result = await Runner.run(agent, _items(request), session=session, **_merging(run_kwargs))
+    async with session.turn() if atomic else nullcontext(session) as turn:
+        result = await Runner.run(agent, _items(request), session=turn, **_merging(run_kwargs))
     output = [_with_id(item.to_input_item()) for item in result.new_items]
     return ResponsesAgentResponse(
         output=[OutputItem(**item) for item in output if _is_output(item)],
@@ -99,6 +103,7 @@ async def stream_turn(
     user: str | Callable[[], str | None] | None = None,
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
+    atomic: bool = False,
     **run_kwargs: Any,
 ) -> AsyncGenerator[ResponsesAgentStreamEvent, None]:
     """Run one turn of the request's conversation as a stream, for MLflow's `@stream`.
@@ -118,6 +123,7 @@ async def stream_turn(
             raises reaches the client with its own status, in a stream too.
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
+        atomic: Store the turn whole, at its end, or not at all (`LakebaseSession.turn`).
         **run_kwargs: Passed to `Runner.run_streamed`.
 
     Example:
@@ -128,15 +134,20 @@ async def stream_turn(
     """
     try:
         session = _session(request, user, lakebase, history_limit)
-        result = Runner.run_streamed(
-            agent, _items(request), session=session, **_merging(run_kwargs)
-        )
-        try:
-            async with aclosing(_as_one_response(result, session.session_id)) as events:
-                async for event in events:
-                    yield ResponsesAgentStreamEvent(**event)
-        finally:
-            await _settle(result)
+        async with session.turn() if atomic else nullcontext(session) as turn:
+            result = Runner.run_streamed(
+                agent, _items(request), session=turn, **_merging(run_kwargs)
+            )
+            try:
+                async with aclosing(_as_one_response(result, session.session_id)) as events:
+                    async for event in events:
+                        if event["type"] == "response.completed":
+                            break
+                        yield ResponsesAgentStreamEvent(**event)
+            finally:
+                await _settle(result)
+        # Only now it is stored.
+        yield ResponsesAgentStreamEvent(**event)
     except LakebaseSessionsError as error:
         logger.warning("The stream ends with %s: %s", error.code, error)
         event = {"type": "error", "code": error.code, "message": str(error)}

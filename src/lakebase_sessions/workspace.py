@@ -14,12 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.clock import RealClock
 from databricks.sdk.config import Config
+from databricks.sdk.core import ApiClient
+from databricks.sdk.service.database import DatabaseAPI
+from databricks.sdk.service.postgres import PostgresAPI
+from requests.exceptions import RequestException
 
 from lakebase_sessions.errors import (
     ConfigurationError,
@@ -48,7 +53,9 @@ logging.getLogger("databricks.sdk").addFilter(_not_hushed)
 PAGE_SIZE = 100
 """Entries a page; the API's maximum."""
 ASSUMED_LIFETIME_SECONDS = 15 * 60
-"""For a token whose expiry is not named: what Databricks' own clients assume."""
+"""For a token whose lifetime cannot be told: what Databricks' own clients assume."""
+_FAILING_LOGIN = {"server_error", "temporarily_unavailable", "unknown"}
+"""OAuth's codes for a server that is failing, and the SDK's for an answer without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class Token:
 
     Attributes:
         value: The password. Never shown.
-        lifetime_seconds: From the moment it was received to its expiry, by the platform's word.
+        lifetime_seconds: From `received_at` to its expiry, both by the platform's clock.
         received_at: `time.monotonic()` when it was asked for; safe against changes of the clock.
     """
 
@@ -94,13 +101,10 @@ class Workspace:
     def __init__(self, client: WorkspaceClient | None, *, call_timeout_seconds: float) -> None:
         with _our_errors("log in to the workspace"):
             self._client = _bounded(client, call_timeout_seconds)
-            try:
-                self._client.config.authenticate()
-            except ValueError as error:  # what the SDK makes of a login that was refused
-                raise PermissionDenied(
-                    f"Could not log in to the workspace: {str(error).splitlines()[0]} Check "
-                    "DATABRICKS_HOST and how this process logs in (`databricks auth describe`)."
-                ) from error
+            self._api = _DatedApiClient(self._client.config)
+            self._database = DatabaseAPI(self._api)  # type: ignore[no-untyped-call]
+            self._postgres = PostgresAPI(self._api)  # type: ignore[no-untyped-call]
+            self._log_in()
 
     def user_name(self) -> str:
         """The identity, which is also the name of its Postgres role."""
@@ -148,47 +152,83 @@ class Workspace:
     def instance_token(self, name: str) -> Token:
         """A new database token for a provisioned instance."""
         with _our_errors(f"get a database token for '{name}'"), _hushed():
+            self._log_in()
             asked_at = time.monotonic()
-            credential = self._client.database.generate_database_credential(
+            credential = self._database.generate_database_credential(
                 instance_names=[name], request_id=str(uuid.uuid4())
             )
             expiry = credential.expiration_time
-            return _token(
-                credential.token, expiry and datetime.fromisoformat(expiry), asked_at, name
-            )
+            expires = datetime.fromisoformat(expiry) if expiry else None
+            return _token(credential.token, expires, self._api.answered_at, asked_at, name)
 
     def endpoint_token(self, path: str) -> Token:
         """A new database token for an autoscaling endpoint."""
         with _our_errors(f"get a database token for '{path}'"), _hushed():
+            self._log_in()
             asked_at = time.monotonic()
-            credential = self._client.postgres.generate_database_credential(path)
+            credential = self._postgres.generate_database_credential(path)
             expiry = credential.expire_time
-            return _token(
-                credential.token, expiry and expiry.ToDatetime(tzinfo=UTC), asked_at, path
-            )
+            expires = expiry.ToDatetime(tzinfo=UTC) if expiry else None
+            return _token(credential.token, expires, self._api.answered_at, asked_at, path)
+
+    def _log_in(self) -> None:
+        """Log in, or see that the login still holds.
+
+        Of a login that was refused the SDK says what it says of an answer it cannot read.
+        """
+        try:
+            self._client.config.authenticate()
+        except RequestException:
+            raise
+        except ValueError as error:
+            said = next(iter(str(error).splitlines()), "no reason given.")
+            unreadable = any(isinstance(argument, bytes) for argument in error.args)
+            if unreadable or said.partition(":")[0] in _FAILING_LOGIN:
+                raise LakebaseUnavailable(
+                    f"Could not log in to the workspace, which is failing: {said[:200]} This is "
+                    "tried again with the next request."
+                ) from error
+            raise PermissionDenied(
+                f"Could not log in to the workspace: {said} Check DATABRICKS_HOST and how this "
+                "process logs in (`databricks auth describe`)."
+            ) from error
+
+
+class _DatedApiClient(ApiClient):
+    """Remembers when the last call was answered, by the clock of the platform."""
+
+    answered_at: datetime | None = None
+
+    def do(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a call, as the base class does."""
+        answer: Any = super().do(*args, **{**kwargs, "response_headers": ["Date"]})
+        try:
+            self.answered_at = parsedate_to_datetime(answer.pop("Date"))
+        except (AttributeError, TypeError, ValueError):
+            self.answered_at = None  # no such header, or none that can be read
+        return answer
 
 
 def _token(
-    value: str | None, expires: datetime | str | None, asked_at: float, target: str
+    value: object,
+    expires: datetime | None,
+    answered_at: datetime | None,
+    asked_at: float,
+    target: str,
 ) -> Token:
-    if not value:
+    if not value or not isinstance(value, str):  # the SDK passes on whatever the answer holds
         raise LakebaseUnavailable(f"The workspace gave no database token for '{target}'.")
-    if isinstance(expires, datetime):
-        if expires.tzinfo is None:
-            expires = expires.replace(tzinfo=UTC)
-        lifetime = (expires - datetime.now(UTC)).total_seconds()
-        if lifetime <= 0:
-            # A token is not born expired: one of the two clocks is off. Postgres will decide.
-            logger.warning(
-                "The database token for '%s' expired %.0f s ago by this machine's clock: check "
-                "the clock. The token is used all the same.",
-                target,
-                -lifetime,
-            )
-            lifetime = ASSUMED_LIFETIME_SECONDS
-    else:
+    lifetime = 0.0
+    if expires is not None and answered_at is not None:
+        # Not by our clock, which may be off. A date counts whole seconds, hence the one.
+        lifetime = (_aware(expires) - _aware(answered_at)).total_seconds() - 1
+    if lifetime <= 0:
         lifetime = ASSUMED_LIFETIME_SECONDS
     return Token(value=value, lifetime_seconds=lifetime, received_at=asked_at)
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _bounded(client: WorkspaceClient | None, timeout_seconds: float) -> WorkspaceClient:

@@ -1,0 +1,183 @@
+"""AtomicTurn: a turn of a conversation that is stored whole or not at all."""
+
+from __future__ import annotations
+
+from enum import Enum
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from agents.memory import Session
+from agents.memory.session_settings import resolve_session_limit
+
+from lakebase_sessions import queries
+from lakebase_sessions.errors import ConversationConflict, TurnNotOpen
+from lakebase_sessions.history import without_cut_off_outputs
+from lakebase_sessions.items import checked_limit, decode, encode
+
+if TYPE_CHECKING:
+    from agents.items import TResponseInputItem
+
+    from lakebase_sessions.session import LakebaseSession
+
+
+class _State(Enum):
+    NEW = "This turn has not begun: `async with session.turn() as turn:`."
+    OPEN = "open"
+    OVER = "This turn is over; session.turn() begins the next one."
+
+
+class _Version(NamedTuple):
+    """What changes with every write of anybody."""
+
+    updated_at: str | None
+    newest: int | None
+
+
+class AtomicTurn(Session):
+    """A session for one turn: reads see what was added, and the end of the block stores it.
+
+    Two round trips, whatever the number of steps: one to read, one to store. An exception in the
+    block, a cancellation too, stores nothing. So does a `ConversationConflict`: somebody else,
+    through whichever class, has written to the conversation since it was read here.
+
+    Example:
+        >>> async def answer(session, agent, question):
+        ...     async with session.turn() as turn:
+        ...         return await Runner.run(agent, question, session=turn)
+    """
+
+    def __init__(self, session: LakebaseSession) -> None:
+        self.session_id = session.session_id
+        self.session_settings = session.session_settings
+        self._session = session
+        self._state = _State.NEW
+        self._added: list[str] = []
+        self._popped: set[int] = set()
+        # What was read of the tables: their latest rows, oldest first, and their version.
+        self._stored: list[tuple[int, str]] = []
+        self._stored_is_all = False
+        self._version: _Version | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._state is not _State.NEW:
+            raise TurnNotOpen("A turn begins once; session.turn() makes the next one.")
+        self._state = _State.OPEN
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._state = _State.OVER
+        if kind is None and (self._added or self._popped):
+            await self._store()
+
+    async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
+        """The conversation as it will be, oldest item first.
+
+        The first call reads, in one round trip. A later one reads again only where it needs more
+        of the history.
+
+        Args:
+            limit: As for `LakebaseSession.get_items`.
+
+        Raises:
+            InvalidLimit: `limit` is not a whole number from 0.
+            ConversationConflict: Somebody has written since the first call.
+        """
+        self._check_open()
+        window = checked_limit(resolve_session_limit(limit, self.session_settings))
+        if window is None:
+            return await self._history(None) + decode(self._added)
+        added = decode(self._added[len(self._added) - min(window, len(self._added)) :])
+        items = await self._history(window - len(added)) + added
+        return items if limit is not None else without_cut_off_outputs(items)
+
+    async def add_items(self, items: list[TResponseInputItem]) -> None:
+        """Append; stored at the end of the block.
+
+        Raises:
+            InvalidItems: An item is not JSON; none was added.
+        """
+        self._check_open()
+        self._added += encode(items)
+
+    async def pop_item(self) -> TResponseInputItem | None:
+        """Remove and return the latest item, or None; in the tables at the end of the block."""
+        self._check_open()
+        if self._added:
+            return decode([self._added.pop()])[0]
+        while rows := await self._rows(1):
+            number, row = rows[-1]
+            self._popped.add(number)
+            for item in decode([row]):
+                return item
+        return None
+
+    async def clear_session(self) -> None:
+        """Remove all items; in the tables at the end of the block."""
+        self._check_open()
+        self._added.clear()
+        self._popped.update(number for number, _ in await self._rows(None))
+
+    def __repr__(self) -> str:
+        return f"<AtomicTurn of {self._session!r}, {self._state.name.lower()}>"
+
+    def _check_open(self) -> None:
+        if self._state is not _State.OPEN:
+            raise TurnNotOpen(self._state.value)
+
+    async def _history(self, count: int | None) -> list[TResponseInputItem]:
+        """The latest `count` stored items that were not popped; None is all."""
+        wanted = count
+        while True:
+            items = decode(row for _, row in await self._rows(wanted))
+            if count is None or wanted is None:
+                return items
+            if len(items) >= count or self._stored_is_all:
+                return items[len(items) - min(count, len(items)) :]
+            wanted *= 2  # corrupt rows among the latest do not count
+
+    async def _rows(self, count: int | None) -> list[tuple[int, str]]:
+        """At least the latest `count` stored rows that were not popped, if there are so many."""
+        wanted = None if count is None else count + len(self._popped)
+        if not self._stored_is_all and (wanted is None or wanted > len(self._stored)):
+            await self._read(wanted)
+        return [row for row in self._stored if row[0] not in self._popped]
+
+    async def _read(self, count: int | None) -> None:
+        rows = await self._session._read(
+            queries.READ_TURN, limit=None if count is None else str(count)
+        )
+        newest, _, updated_at = rows[0]
+        version = _Version(updated_at, newest)
+        if self._version not in (None, version):
+            raise self._conflict()
+        self._version = version
+        self._stored = [(number, row) for number, row, _ in reversed(rows) if number is not None]
+        self._stored_is_all = count is None or len(self._stored) < count
+
+    async def _store(self) -> None:
+        if self._version is None:  # what was there did not matter
+            await self._session._add(self._added)
+            return
+        updated_at, newest = self._version
+        stored = await self._session._write(
+            queries.STORE_TURN,
+            updated_at=updated_at,
+            newest=None if newest is None else str(newest),
+            popped=",".join(map(str, self._popped)),
+            items="\n".join(self._added),
+            count=str(len(self._added)),
+        )
+        if not stored:
+            raise self._conflict()
+
+    def _conflict(self) -> ConversationConflict:
+        return ConversationConflict(
+            f"Somebody else has written to conversation {self.session_id!a} since this turn began, "
+            "so nothing of the turn was stored. Run the turn again: it will see what was written. "
+            "Two tabs or a double click do this."
+        )
