@@ -9,7 +9,7 @@ author = "the lakebase-sessions maintainers"
 release = version = version_of("lakebase-sessions")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "performance_turns.md"]
 html_theme = "furo"
 html_title = f"{project} {version}"
 

@@ -61,6 +61,9 @@ if TYPE_CHECKING:
 POOL_RECYCLE_SECONDS = 14 * 60
 """Upstream's own figure. A connection may live for days; this spreads renewals over restarts."""
 
+SURPLUS_SECONDS = 60.0
+"""How long connections beyond `pool_size` stay open after a burst."""
+
 HANDSHAKES_AT_ONCE = 2
 """New connections that are set up at the same time. TLS and SCRAM compute for about 4 ms each,
 on the event loop; a burst of first requests would add that up."""
@@ -123,6 +126,7 @@ class LoopEngine:
         weakref.finalize(self._engine.sync_engine, _finish_all, sockets, os.getpid())
         self._watchdog = _Watchdog(place.statement_seconds)
         self._peeking = False
+        self._trimming: asyncio.Task[None] | None = None
         self._trusted_since = 0.0
         self._presented: Token | None = None
         self._listen()
@@ -237,19 +241,25 @@ class LoopEngine:
     async def _idle(self) -> PoolProxiedConnection | None:
         """A connection that is open and free, if there is one."""
         for _ in range(0 if self._closing else self._pool.checkedin()):
-            # Not in a greenlet, which costs half as much as the statement itself. Only closing
-            # and opening need one.
-            self._peeking = True
-            try:
-                connection = self._pool.connect()
-            except _EmptyPlace:
+            connection = self._peek()
+            if connection is None:
                 continue
-            finally:
-                self._peeking = False
             if self._usable(connection.info, _psycopg(connection)):
                 return connection
             await greenlet_spawn(_discard, connection)
         return None
+
+    def _peek(self) -> PoolProxiedConnection | None:
+        """The next place of the pool; None if there is nothing in it."""
+        # Not in a greenlet, which costs half as much as the statement itself. Only closing and
+        # opening need one.
+        self._peeking = True
+        try:
+            return self._pool.connect()
+        except _EmptyPlace:
+            return None
+        finally:
+            self._peeking = False
 
     async def _checkout(self) -> PoolProxiedConnection:
         if self._closing:
@@ -264,10 +274,24 @@ class LoopEngine:
         """Back into the pool, if it is as it was taken."""
         if _psycopg(connection).pgconn.transaction_status != TransactionStatus.IDLE:
             await greenlet_spawn(_discard, connection)
-        elif self._pool.overflow() > 0:
-            await greenlet_spawn(connection.close)  # there is no room: the pool closes it
-        else:
-            connection.close()
+            return
+        connection.close()
+        if self._trimming is None and self._pool.checkedin() > self.place.pool_size:
+            self._trimming = asyncio.get_running_loop().create_task(self._trim())
+
+    async def _trim(self) -> None:
+        """Close what a burst has left over; not at once, because the next may be on its way."""
+        await asyncio.sleep(SURPLUS_SECONDS)
+        self._trimming = None
+        kept = 0
+        for _ in range(self._pool.checkedin()):
+            if (connection := self._peek()) is None:
+                continue
+            kept += 1
+            if kept > self.place.pool_size:
+                await greenlet_spawn(_discard, connection)
+            else:
+                connection.close()
 
     def _listen(self) -> None:
         """Take part in connecting, and in every checkout of a connection from the pool."""
@@ -356,6 +380,8 @@ class LoopEngine:
     async def close(self) -> None:
         """Let what is under way come to its end, then close the pool, on its own loop."""
         self._closing = True
+        if self._trimming is not None:
+            self._trimming.cancel()
         give_up_at = time.monotonic() + self.place.connect_timeout_seconds
         # The pool has no event for the return of the last connection.
         while self._pool.checkedout() and time.monotonic() < give_up_at:  # noqa: ASYNC110
@@ -392,8 +418,10 @@ def _prototype(place: Place) -> AsyncDatabricksSession:
         database=place.database,
         create_tables=False,
         use_cached_engine=False,  # the cache's key leaves out whose connections they are
-        pool_size=place.pool_size,
-        max_overflow=place.max_overflow,
+        # SQLAlchemy closes the overflow as soon as it is put back, also under the eyes of those
+        # who wait; see LoopEngine._trim.
+        pool_size=place.pool_size + place.max_overflow,
+        max_overflow=0,
         pool_timeout=place.connect_timeout_seconds,
         pool_recycle=-1,  # seen to at checkout, with the other reasons not to use one
         pool_reset_on_return=None,  # in autocommit there is nothing to roll back

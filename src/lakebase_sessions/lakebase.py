@@ -53,7 +53,7 @@ class Lakebase:
         workspace_client: Whose identity to use. None: the SDK's default login. Connections are
             never shared with another `Lakebase`, so never with another identity.
         pool_size: Connections that are kept open, per loop.
-        max_overflow: Connections beyond those, opened under load and closed again.
+        max_overflow: Connections beyond those, opened under load and closed a minute later.
         create_tables: Create the schema and the tables where they are missing.
         call_timeout_seconds: Bound of one call to the workspace, and of connecting to Postgres.
         open_timeout_seconds: Bound of opening as a whole.

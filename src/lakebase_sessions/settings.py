@@ -76,8 +76,8 @@ class Settings:
 
         Raises:
             MissingConfiguration: Nothing says which Lakebase is meant.
-            ConfigurationError: Half a pair is set, the schema cannot be a schema's name, or the
-                `sslmode` would allow plain text.
+            ConfigurationError: Half a pair is set, the schema or the database cannot be a name,
+                or the `sslmode` would allow plain text.
         """
         environ = os.environ if environ is None else environ
 
@@ -105,7 +105,7 @@ class Settings:
             source=source,
             schema=check_schema(schema if schema is not None else read(SCHEMA)),
             pg_host=read(PG_HOST),
-            pg_database=read(PG_DATABASE),
+            pg_database=check_database(read(PG_DATABASE)),
             ignored=tuple(name for name in named if name not in used),
             ssl_mode=ssl_mode
             or ssl_mode_in(chosen)
@@ -139,25 +139,37 @@ def check_schema(schema: str | None) -> str | None:
     """`schema` if Postgres can have a schema of that name.
 
     Raises:
-        ConfigurationError: It is blank, longer than Postgres keeps, holds a control character,
-            or means something else to Postgres.
+        ConfigurationError: It cannot be a name, or Postgres keeps it for itself.
     """
     if schema is None:
         return None
-    if (
-        not schema.strip()
-        # Postgres cuts longer names off silently: two schemas would become one.
-        or len(schema.encode(errors="replace")) > 63
-        or not schema.isprintable()
-        # Even in quotes, a search path takes this for the schema named like the role.
-        or schema == "$user"
-        or schema.startswith("pg_")
-    ):
+    # Even in quotes, a search path takes $user for the schema that is named like the role.
+    if not _is_name(schema) or schema == "$user" or schema.startswith("pg_"):
         raise ConfigurationError(
             f"The schema {schema[:40]!a} is not a name that Postgres can keep: 1 to 63 bytes, "
             f"printable, not $user, not pg_*. It comes from {SCHEMA} or `schema=`."
         )
     return schema
+
+
+def check_database(database: str | None) -> str | None:
+    """`database` if Postgres can have a database of that name.
+
+    Raises:
+        ConfigurationError: It cannot be a name.
+    """
+    if database is not None and not _is_name(database):
+        raise ConfigurationError(
+            f"The database {database[:40]!a} is not a name that Postgres can keep: 1 to 63 bytes, "
+            f"printable. It comes from {PG_DATABASE} or `database=`."
+        )
+    return database
+
+
+def _is_name(text: str) -> bool:
+    # Postgres cuts longer names off silently, and two of them become one. libpq ends at a NUL,
+    # and whatever it was told behind the name, such as sslmode, is lost.
+    return bool(text.strip()) and len(text.encode(errors="replace")) <= 63 and text.isprintable()
 
 
 def ssl_mode_in(target: str) -> str | None:
