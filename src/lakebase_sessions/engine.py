@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import math
 import os
 import random
@@ -16,7 +17,8 @@ import select
 import socket
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, LiteralString, cast
@@ -35,6 +37,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.util import greenlet_spawn
 
 from lakebase_sessions import queries
+from lakebase_sessions.background import in_thread
 from lakebase_sessions.errors import (
     GRANT_ACCESS,
     DatabaseFailure,
@@ -58,6 +61,8 @@ if TYPE_CHECKING:
     from lakebase_sessions.credentials import Credentials
     from lakebase_sessions.workspace import Token
 
+logger = logging.getLogger(__name__)
+
 POOL_RECYCLE_SECONDS = 14 * 60
 """Upstream's own figure. A connection may live for days; this spreads renewals over restarts."""
 
@@ -67,6 +72,11 @@ SURPLUS_SECONDS = 60.0
 HANDSHAKES_AT_ONCE = 2
 """New connections that are set up at the same time. TLS and SCRAM compute for about 4 ms each,
 on the event loop; a burst of first requests would add that up."""
+
+READ_ONLY_SQLSTATE = "25006"
+
+LOOK_UP_SECONDS = 1.0
+"""Between two questions to the workspace where a Lakebase is that cannot be connected to."""
 
 _CONNECTED_AT = "lakebase-sessions: connected at"
 _NOT_A_PASSWORD = "set by lakebase-sessions"  # noqa: S105 - that is the point
@@ -83,6 +93,9 @@ class Place:
     database: str
     schema: str | None
     credentials: Credentials
+    locate: Callable[[], str]
+    """Look the host up anew; blocks."""
+    ssl_mode: str
     pool_size: int
     max_overflow: int
     connect_timeout_seconds: float
@@ -129,6 +142,10 @@ class LoopEngine:
         self._trimming: asyncio.Task[None] | None = None
         self._trusted_since = 0.0
         self._presented: Token | None = None
+        self._host = place.host
+        self._lookup: Future[str] = Future()
+        self._lookup.set_result(place.host)
+        self._looked_up_at = -math.inf
         self._listen()
 
     async def rows(
@@ -158,6 +175,10 @@ class LoopEngine:
                     self._trusted_since = time.monotonic()
                 elif raw.closed and not writing and not repeated:
                     continue
+                elif error.sqlstate == READ_ONLY_SQLSTATE:
+                    # After a failover this may be what was the primary server.
+                    self._trusted_since = time.monotonic()
+                    self._look_up_host()
                 raise from_statement_error(
                     error,
                     place.name,
@@ -186,6 +207,7 @@ class LoopEngine:
             except LakebaseSessionsError:
                 raise
             except (PoolTimeoutError, TimeoutError) as error:
+                self._look_up_host()
                 raise self._timed_out() from error
             except (psycopg.Error, InvalidRequestError, OSError) as error:
                 # InvalidRequestError: what replaced a dead connection was dead as well
@@ -194,6 +216,8 @@ class LoopEngine:
                     # Perhaps only the token died early: one new token, one more try.
                     rejected = self._presented
                     continue
+                if isinstance(found, LakebaseUnavailable):
+                    self._look_up_host()
                 backoff = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
                 backoff *= random.uniform(0.5, 1.0)
                 if (
@@ -216,6 +240,27 @@ class LoopEngine:
                 f"{self.place.connect_timeout_seconds:g} s; this is tried again with the next "
                 "request."
             ) from error
+
+    def _look_up_host(self) -> None:
+        """Ask again, in the background, where the Lakebase is: it may have failed over."""
+        now = time.monotonic()
+        if now - self._looked_up_at < LOOK_UP_SECONDS or not self._lookup.done():
+            return
+        self._looked_up_at = now
+        self._lookup = in_thread(self.place.locate, "host")
+        self._lookup.add_done_callback(self._looked_up)
+
+    def _looked_up(self, lookup: Future[str]) -> None:
+        if lookup.exception() is not None:
+            logger.info("The host could not be looked up again: %s", lookup.exception())
+        elif lookup.result() != self._host:
+            logger.warning(
+                "Lakebase '%s' is at %s now, no longer at %s",
+                self.place.name,
+                lookup.result(),
+                self._host,
+            )
+            self._host = lookup.result()
 
     def _timed_out(self) -> LakebaseTimeout:
         place = self.place
@@ -306,6 +351,7 @@ class LoopEngine:
                 raise _EmptyPlace
             token = self._presented = self.place.credentials.token
             arguments |= parameters
+            arguments["host"] = self._host
             arguments["password"] = token.value if token else ""
 
         @event.listens_for(engine, "connect")
@@ -530,6 +576,7 @@ def _connect_parameters(place: Place) -> dict[str, Any]:
         "keepalives_count": 3,
         "tcp_user_timeout": 20_000,
         "options": options,
+        "sslmode": place.ssl_mode,
     }
 
 

@@ -21,7 +21,7 @@ from lakebase_sessions.errors import (
 )
 from lakebase_sessions.session import LakebaseSession
 from lakebase_sessions.session_id import check_session_id, scope_to_user
-from lakebase_sessions.settings import Settings, check_schema
+from lakebase_sessions.settings import Settings, check_schema, ssl_mode_in
 from lakebase_sessions.target import CALL_TIMEOUT_SECONDS, Address, resolve, same_host
 from lakebase_sessions.workspace import Workspace
 
@@ -84,6 +84,7 @@ class Lakebase:
             raise ConfigurationError("database must not be blank; leave it out for the default.")
         # What was parsed, and not what was given: that may hold a password.
         self._target = None if target is None else Address.parse(target).value
+        self._ssl_mode = None if target is None else ssl_mode_in(target)
         self._database = database
         self._schema = check_schema(schema)
         self._workspace_client = workspace_client
@@ -320,11 +321,14 @@ class Lakebase:
 
     def _locate(self) -> Place:
         """From configuration to a host, a user and a token. Blocks; runs in a thread."""
-        settings = self._settings or Settings.from_environ(target=self._target, schema=self._schema)
+        settings = self._settings or Settings.from_environ(
+            target=self._target, schema=self._schema, ssl_mode=self._ssl_mode
+        )
         workspace = Workspace(
             self._workspace_client, call_timeout_seconds=self._call_timeout_seconds
         )
-        target = resolve(Address.parse(settings.target), workspace)
+        address = Address.parse(settings.target)
+        target = resolve(address, workspace)
         user = workspace.user_name()
         credentials = Credentials(
             lambda: target.token(workspace), timeout_seconds=self._open_timeout_seconds
@@ -347,6 +351,8 @@ class Lakebase:
             database=database or DEFAULT_DATABASE,
             schema=settings.schema,
             credentials=credentials,
+            locate=lambda: resolve(address, workspace).host,
+            ssl_mode=settings.ssl_mode,
             pool_size=self._pool_size,
             max_overflow=self._max_overflow,
             connect_timeout_seconds=self._call_timeout_seconds,
