@@ -92,7 +92,7 @@ def _key(item: TResponseInputItem) -> _Key:
     """What makes two items the same, by kind: `message`, `system`, `item` or `empty`."""
     fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
     role = fields.get("role")
-    if role is None:
+    if not isinstance(role, str):
         same = {
             name: value
             for name, value in fields.items()
@@ -101,8 +101,8 @@ def _key(item: TResponseInputItem) -> _Key:
         return ("item", _canonical(same))
     content = _content(fields.get("content"))
     if not content:
-        return ("empty", str(role))
-    return ("system" if role in _SYSTEM_ROLES else "message", str(role), *content)
+        return ("empty", role)
+    return ("system" if role in _SYSTEM_ROLES else "message", role, *content)
 
 
 def _content(content: object) -> tuple[str, ...]:
@@ -130,7 +130,7 @@ def _canonical(value: object) -> str:
     try:
         return json.dumps(value, sort_keys=True, default=str)
     except (TypeError, ValueError, RecursionError):
-        return f"like no other: {id(value)}"  # it is no JSON; the session will say so
+        return f"like no other: {id(value)}"  # not JSON, which the session will say
 
 
 def without_cut_off_outputs(items: list[TResponseInputItem]) -> list[TResponseInputItem]:
@@ -153,9 +153,10 @@ def without_cut_off_outputs(items: list[TResponseInputItem]) -> list[TResponseIn
     kept = []
     for item in items:
         fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-        # repr, because a stored row may hold anything there; a local shell's call has only an id
-        call_id = repr(fields.get("call_id") or fields.get("id"))
-        if not str(fields.get("type")).endswith("_output"):
+        # A stored row may hold anything there; a local shell's call has only an id.
+        call_id = _canonical(fields.get("call_id") or fields.get("id"))
+        kind = fields.get("type")
+        if not (isinstance(kind, str) and kind.endswith("_output")):
             called.add(call_id)
         elif call_id not in called:
             continue

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lakebase_sessions.background import in_thread, wait_for
 from lakebase_sessions.credentials import Credentials
-from lakebase_sessions.engine import LoopEngine, Place
+from lakebase_sessions.engine import LoopEngine
 from lakebase_sessions.errors import (
     ConfigurationError,
     InvalidSessionId,
     LakebaseNotOpen,
     LakebaseTimeout,
 )
+from lakebase_sessions.place import Host, Place
 from lakebase_sessions.session import LakebaseSession
 from lakebase_sessions.session_id import check_session_id, scope_to_user
 from lakebase_sessions.settings import Settings, check_schema, ssl_mode_in
@@ -203,15 +204,15 @@ class Lakebase:
         here = asyncio.get_running_loop()
         for loop, engine in engines.items():
             if loop is here:
-                await engine.close()
+                await engine.pool.close()
             elif loop.is_running():
-                closing = asyncio.run_coroutine_threadsafe(engine.close(), loop)
+                closing = asyncio.run_coroutine_threadsafe(engine.pool.close(), loop)
                 try:
                     await wait_for(closing, 2 * self._call_timeout_seconds)
                 except TimeoutError:
-                    engine.cut_off()  # that loop is blocked by something
+                    engine.pool.cut_off()  # that loop is blocked by something
             else:
-                engine.abandon()
+                engine.pool.abandon()
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -265,7 +266,7 @@ class Lakebase:
             for loop in [loop for loop in self._openings if loop.is_closed()]:
                 del self._openings[loop]
         for engine in abandoned:
-            engine.abandon()
+            engine.pool.abandon()
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> LoopEngine:
         try:
@@ -299,13 +300,13 @@ class Lakebase:
         try:
             await engine.ensure_tables(create=self._create_tables)
         except BaseException:
-            await engine.close()
+            await engine.pool.close()
             raise
         with self._lock:
             if not self._closed:
                 self._engines[loop] = engine
                 return engine
-        await engine.close()
+        await engine.pool.close()
         raise LakebaseNotOpen("This Lakebase was closed while it was opening.")
 
     def _locate_once(self) -> Place:
@@ -346,14 +347,13 @@ class Lakebase:
         )
         return Place(
             name=target.name,
-            host=target.host,
+            host=Host(target.host, lambda: resolve(address, workspace).host),
             user=user,
             database=database or DEFAULT_DATABASE,
             schema=settings.schema,
             credentials=credentials,
-            locate=lambda: resolve(address, workspace).host,
             ssl_mode=settings.ssl_mode,
             pool_size=self._pool_size,
             max_overflow=self._max_overflow,
-            connect_timeout_seconds=self._call_timeout_seconds,
+            timeout_seconds=self._call_timeout_seconds,
         )

@@ -16,7 +16,7 @@ from offline_model import OfflineModel
 from proxy import Proxy
 from sqlalchemy import select
 
-from lakebase_sessions import Lakebase, LakebaseSession, engine, queries
+from lakebase_sessions import Lakebase, LakebaseSession, pool, queries
 from lakebase_sessions.local import LocalLakebase
 
 HELLO: Any = {"role": "user", "content": "hello"}
@@ -144,7 +144,7 @@ async def test_many_at_once_share_the_connections_there_are(
 async def test_what_a_burst_leaves_over_is_closed(
     proxied: Lakebase, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "SURPLUS_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "SURPLUS_SECONDS", 0.1)
     session = proxied.session("s")
     await asyncio.gather(*(session.get_items() for _ in range(64)))
     while proxy.connections > 5:
