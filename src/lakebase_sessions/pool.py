@@ -14,6 +14,7 @@ import socket
 import time
 import weakref
 from collections.abc import Mapping
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -55,6 +56,9 @@ _CONNECTED_AT = "lakebase-sessions: connected at"
 _NOT_A_PASSWORD = "set by lakebase-sessions"  # noqa: S105 - that is the point
 
 
+_peeking: ContextVar[bool] = ContextVar("lakebase-sessions: peeking", default=False)
+
+
 class _EmptyPlace(Exception):
     """A place in the pool whose connection was closed, and which was not filled again yet."""
 
@@ -74,7 +78,6 @@ class Pool:
         """The token of the latest attempt to connect."""
         self._handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._trusted_since = 0.0
-        self._peeking = False
         self._trimming: asyncio.Task[None] | None = None
         self._closing = False
         self._sockets: weakref.WeakSet[psycopg.AsyncConnection[Any]] = weakref.WeakSet()
@@ -98,7 +101,7 @@ class Pool:
     async def idle(self) -> PoolProxiedConnection | None:
         """A connection that is open and free, if there is one."""
         for _ in range(0 if self._closing else self._pool.checkedin()):
-            connection = self._peek()
+            connection = await self._peek()
             if connection is None:
                 continue
             if self._usable(connection.info, psycopg_of(connection)):
@@ -106,17 +109,19 @@ class Pool:
             await greenlet_spawn(_discard, connection)
         return None
 
-    def _peek(self) -> PoolProxiedConnection | None:
+    async def _peek(self) -> PoolProxiedConnection | None:
         """The next place of the pool; None if there is nothing in it."""
-        # Not in a greenlet, which costs half as much as the statement itself. Only closing and
-        # opening need one.
-        self._peeking = True
+        marked = _peeking.set(True)
         try:
-            return self._pool.connect()
+            if self._pool.overflow() < 0:
+                # Not in a greenlet, which costs half as much as the statement itself. SQLAlchemy
+                # before 2.1.9 needs one to take from a pool that is full.
+                return self._pool.connect()
+            return await greenlet_spawn(self._pool.connect)
         except _EmptyPlace:
             return None
         finally:
-            self._peeking = False
+            _peeking.reset(marked)
 
     async def take(self) -> PoolProxiedConnection:
         """A connection that is free or new; waits for one if there are no more to be had.
@@ -149,7 +154,7 @@ class Pool:
         self._trimming = None
         kept = 0
         for _ in range(self._pool.checkedin()):
-            if (connection := self._peek()) is None:
+            if (connection := await self._peek()) is None:
                 continue
             kept += 1
             if kept > self._place.pool_size:
@@ -166,7 +171,7 @@ class Pool:
         def set_parameters(
             _dialect: object, _record: object, _args: object, arguments: dict[str, Any]
         ) -> None:
-            if self._peeking:
+            if _peeking.get():
                 raise _EmptyPlace
             token = self.presented = self._place.credentials.token
             arguments |= parameters
@@ -180,7 +185,7 @@ class Pool:
 
         @event.listens_for(engine, "checkout")
         def reject_dead(connection: Any, record: ConnectionPoolEntry, _fairy: object) -> None:
-            if not self._peeking and not self._usable(record.info, connection.driver_connection):
+            if not _peeking.get() and not self._usable(record.info, connection.driver_connection):
                 raise DisconnectionError("It is dead, or too old.")
 
     def _usable(self, info: Mapping[Any, Any], connection: psycopg.AsyncConnection[Any]) -> bool:
