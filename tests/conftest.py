@@ -18,6 +18,8 @@ from servers import docker_runs, local_lakebase
 from lakebase_sessions import Lakebase, factory
 from lakebase_sessions.local import LocalLakebase
 
+pytest_plugins = ["secrets_guard"]
+
 TEMPLATE = "lakebase_sessions_template"
 CONVERSATIONS = Path(__file__).parents[2] / "shared" / "data" / "conversations.jsonl"
 

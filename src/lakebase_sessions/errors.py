@@ -257,6 +257,12 @@ _TABLES_GONE = _Verdict(
 )
 _GONE = _Verdict(LakebaseUnavailable, "Check that it runs and can be reached from here: `{check}`.")
 
+_NOT_TRUSTED = _Verdict(
+    ConfigurationError,
+    "To verify the server, set PGSSLMODE=verify-full and PGSSLROOTCERT to a file of the "
+    "certificates that are trusted, or to `system`; to encrypt only, set neither.",
+)
+
 _CONNECT_FAILURES: tuple[tuple[str, _Verdict], ...] = (
     ("password authentication failed", _DENIED),
     ("is not permitted to log in", _DENIED),
@@ -268,6 +274,8 @@ _CONNECT_FAILURES: tuple[tuple[str, _Verdict], ...] = (
     ("too many connections", _FULL_HOUSE),
     ("connection slots are reserved", _FULL_HOUSE),
     ("endpoint is disabled", _NOT_NOW),
+    ("certificate", _NOT_TRUSTED),  # verify failed, does not match host name, file does not exist
+    ("weak sslmode", _NOT_TRUSTED),  # with the system's certificates libpq insists on verify-full
     (
         "server does not support SSL",
         _Verdict(

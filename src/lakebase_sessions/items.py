@@ -11,6 +11,10 @@ from lakebase_sessions.errors import InvalidItems, InvalidLimit
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
 
+MAX_DEPTH = 200
+"""Levels of lists and dicts in an item. Python's JSON reads about a thousand less what is on the
+stack: what was stored from high up could not be read from further down."""
+
 # ASCII, as upstream writes it: any text, NUL included, fits into a text column, and no line break
 # is in it, so that one separates items on their way.
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
@@ -30,7 +34,22 @@ def encode(items: list[TResponseInputItem]) -> list[str]:
             raise InvalidItems(
                 f"Item {position} cannot be stored: {error}. Items are dicts of plain JSON values."
             ) from error
+        # Counting is quick, and too high where brackets are in a text; walking is exact.
+        if rows[-1].count("[") + rows[-1].count("{") > MAX_DEPTH and _is_deep(item):
+            raise InvalidItems(f"Item {position} cannot be stored: over {MAX_DEPTH} levels deep.")
     return rows
+
+
+def _is_deep(item: object) -> bool:
+    level = [item]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list | tuple)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return any(isinstance(value, dict | list | tuple) for value in level)
 
 
 def decode(rows: Iterable[str]) -> list[TResponseInputItem]:

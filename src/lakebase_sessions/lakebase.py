@@ -14,7 +14,6 @@ from lakebase_sessions.background import in_thread, wait_for
 from lakebase_sessions.credentials import Credentials
 from lakebase_sessions.engine import LoopEngine
 from lakebase_sessions.errors import (
-    ConfigurationError,
     InvalidSessionId,
     LakebaseNotOpen,
     LakebaseTimeout,
@@ -22,7 +21,7 @@ from lakebase_sessions.errors import (
 from lakebase_sessions.place import Host, Place
 from lakebase_sessions.session import LakebaseSession
 from lakebase_sessions.session_id import check_session_id, scope_to_user
-from lakebase_sessions.settings import Settings, check_schema, ssl_mode_in
+from lakebase_sessions.settings import Settings, check_database, check_schema, ssl_mode_in
 from lakebase_sessions.target import CALL_TIMEOUT_SECONDS, Address, resolve, same_host
 from lakebase_sessions.workspace import Workspace
 
@@ -81,12 +80,10 @@ class Lakebase:
         call_timeout_seconds: float = CALL_TIMEOUT_SECONDS,
         open_timeout_seconds: float = OPEN_TIMEOUT_SECONDS,
     ) -> None:
-        if database is not None and not database.strip():
-            raise ConfigurationError("database must not be blank; leave it out for the default.")
+        self._ssl_mode = None if target is None else ssl_mode_in(target)
         # What was parsed, and not what was given: that may hold a password.
         self._target = None if target is None else Address.parse(target).value
-        self._ssl_mode = None if target is None else ssl_mode_in(target)
-        self._database = database
+        self._database = check_database(database)
         self._schema = check_schema(schema)
         self._workspace_client = workspace_client
         self._pool_size = pool_size

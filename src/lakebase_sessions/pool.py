@@ -114,8 +114,8 @@ class Pool:
         marked = _peeking.set(True)
         try:
             if self._pool.overflow() < 0:
-                # Not in a greenlet, which costs half as much as the statement itself. SQLAlchemy
-                # before 2.1.9 needs one to take from a pool that is full.
+                # Not in a greenlet, which costs half as much as the statement itself. Some
+                # versions of SQLAlchemy need one to take from a pool that is full.
                 return self._pool.connect()
             return await greenlet_spawn(self._pool.connect)
         except _EmptyPlace:

@@ -26,23 +26,24 @@ LIMIT %(limit)s::bigint
 ADD_ITEMS = """
 WITH session AS (
     INSERT INTO agent_sessions AS known (session_id, updated_at)
-    VALUES (%(session_id)s, LOCALTIMESTAMP + %(count)s::integer * interval '1 microsecond')
+    VALUES (%(session_id)s, LOCALTIMESTAMP + (%(count)s::integer + 99) / 100 * interval '1 us')
     ON CONFLICT (session_id) DO UPDATE SET updated_at =
         GREATEST(LOCALTIMESTAMP, known.updated_at)
-        + %(count)s::integer * interval '1 microsecond'
+        + (%(count)s::integer + 99) / 100 * interval '1 us'
     RETURNING session_id, updated_at
 )
 INSERT INTO agent_messages (session_id, message_data, created_at)
 SELECT session.session_id, added.message_data,
-    session.updated_at - (%(count)s::integer - added.position) * interval '1 microsecond'
+    session.updated_at - (%(count)s::integer - added.position) / 100 * interval '1 us'
 FROM session,
     string_to_table(%(items)s, E'\\n') WITH ORDINALITY AS added (message_data, position)
 ORDER BY added.position
 """
 """The session's row comes first and stays locked to the end, so writers of one session queue.
-`updated_at` changes with every write. Items are dated a microsecond apart, and never before what
-they follow, also when the server's clock is set back or another server takes over: reads go by
-date, and the index on it alone tells the latest items of any conversation."""
+`updated_at` changes with every write. A write is never dated before what it follows, also when
+the server's clock is set back or another server takes over: reads go by date. And 100 items share
+a date: few enough that the index on it leads to the latest ones of any conversation, and so many
+that a turn has one date, which no other writer's can come between."""
 
 READ_TURN = """
 SELECT item.id, item.message_data, session.updated_at::text
@@ -63,13 +64,14 @@ there. A limit of NULL is all."""
 STORE_TURN = """
 WITH created AS (
     INSERT INTO agent_sessions (session_id, updated_at)
-    SELECT %(session_id)s, LOCALTIMESTAMP + %(count)s::integer * interval '1 microsecond'
+    SELECT %(session_id)s, LOCALTIMESTAMP + (%(count)s::integer + 99) / 100 * interval '1 us'
     WHERE %(updated_at)s::timestamp IS NULL
     ON CONFLICT (session_id) DO NOTHING
     RETURNING session_id, updated_at
 ), moved AS (
     UPDATE agent_sessions SET updated_at =
-        GREATEST(LOCALTIMESTAMP, updated_at) + (1 + %(count)s::integer) * interval '1 microsecond'
+        GREATEST(LOCALTIMESTAMP, updated_at)
+        + (1 + (%(count)s::integer + 99) / 100) * interval '1 us'
     WHERE session_id = %(session_id)s
         AND updated_at = %(updated_at)s::timestamp
         AND %(newest)s::integer IS NOT DISTINCT FROM (
@@ -87,7 +89,7 @@ WITH created AS (
 ), added AS (
     INSERT INTO agent_messages (session_id, message_data, created_at)
     SELECT session.session_id, added.message_data,
-        session.updated_at - (%(count)s::integer - added.position) * interval '1 microsecond'
+        session.updated_at - (%(count)s::integer - added.position) / 100 * interval '1 us'
     FROM session,
         string_to_table(%(items)s, E'\\n') WITH ORDINALITY AS added (message_data, position)
     ORDER BY added.position

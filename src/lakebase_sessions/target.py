@@ -100,7 +100,10 @@ def _host_of(text: str) -> str:
     # Not urlsplit: it drops line breaks and whatever follows a slash, and so lets anything pass.
     _scheme, is_url, rest = text.partition("://")
     if is_url:
-        text = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+        authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+        if "@" in rest[len(authority) :].partition("=")[0]:
+            return text  # a password that was not encoded: what stands before it is no host
+        text = authority.rpartition("@")[2]
     return re.sub(r":\d*$", "", text.rstrip("/")).rstrip(".")
 
 

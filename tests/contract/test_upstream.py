@@ -13,6 +13,8 @@ from databricks_openai.agents import AsyncDatabricksSession
 from lakebase_sessions import Lakebase, LakebaseSession
 from lakebase_sessions.local import LocalLakebase
 
+pytestmark = pytest.mark.upstream_logs
+
 
 @pytest.fixture
 async def upstream(local: LocalLakebase, database: str) -> AsyncIterator[AsyncDatabricksSession]:

@@ -25,6 +25,8 @@ from lakebase_sessions import (
 )
 from lakebase_sessions.local import LocalLakebase
 
+pytestmark = pytest.mark.upstream_logs
+
 
 def said(*texts: str) -> list[Any]:
     return [{"role": "user", "content": text} for text in texts]

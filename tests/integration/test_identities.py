@@ -47,6 +47,7 @@ async def test_each_identity_reaches_postgres_as_itself(
     assert users == [MIA, NOAH]
 
 
+@pytest.mark.upstream_logs
 async def test_upstream_mixes_them_up(two_users: LocalLakebase, database: str) -> None:
     """Why engines are not taken from upstream's cache: its key leaves out the identity."""
     sessions = [

@@ -33,6 +33,8 @@ ENDPOINT = "projects/local/branches/production/endpoints/primary"
 DATABASE = "databricks_postgres"
 DEVELOPER = "developer@example.com"
 
+pytestmark = pytest.mark.upstream_logs
+
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[LocalLakebase]:

@@ -317,7 +317,7 @@ CONNECTING: list[tuple[str, tuple[type[LakebaseSessionsError], str]]] = [
         GONE,
     ),
     (f"{AT}server closed the connection unexpectedly\n\tThis probably means ...", GONE),
-    (f"{AT}SSL error: certificate verify failed", GONE),
+    (f"{AT}SSL error: certificate verify failed", (ConfigurationError, "PGSSLROOTCERT")),
     ("failed to resolve host 'h.example.com': [Errno -2] Name or service not known", GONE),
     ('could not translate host name "h.example.com" to address: Name or service not known', GONE),
     ("", GONE),
