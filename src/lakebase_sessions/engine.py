@@ -32,7 +32,7 @@ from lakebase_sessions.errors import (
     from_statement_error,
 )
 from lakebase_sessions.place import quoted
-from lakebase_sessions.pool import Pool, cut_off, psycopg_of
+from lakebase_sessions.pool import Pool, cut_off, presented, psycopg_of
 
 if TYPE_CHECKING:
     from databricks_openai.agents import AsyncDatabricksSession
@@ -129,10 +129,13 @@ class LoopEngine:
             except (psycopg.Error, InvalidRequestError, OSError) as error:
                 # InvalidRequestError: what replaced a dead connection was dead as well
                 found = from_connect_error(cast("psycopg.Error", error), place.name)
-                if isinstance(found, PermissionDenied) and rejected is None:
-                    # Perhaps only the token died early: one new token, one more try.
-                    rejected = self.pool.presented
-                    continue
+                if isinstance(found, PermissionDenied):
+                    token = presented.get(None)
+                    if token is not place.credentials.token:
+                        continue  # another one has replaced it in the meantime
+                    if rejected is None:
+                        rejected = token  # perhaps it died early: one new token, one more try
+                        continue
                 if isinstance(found, LakebaseUnavailable):
                     place.host.look_up()
                 backoff = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]

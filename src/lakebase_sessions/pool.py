@@ -56,6 +56,9 @@ _CONNECTED_AT = "lakebase-sessions: connected at"
 _NOT_A_PASSWORD = "set by lakebase-sessions"  # noqa: S105 - that is the point
 
 
+presented: ContextVar[Token | None] = ContextVar("lakebase-sessions: presented")
+"""The token of this task's latest attempt to connect."""
+
 _peeking: ContextVar[bool] = ContextVar("lakebase-sessions: peeking", default=False)
 
 
@@ -74,8 +77,6 @@ class Pool:
         self._place = place
         self.prototype = _prototype(place)
         self.engine: AsyncEngine = self.prototype.engine
-        self.presented: Token | None = None
-        """The token of the latest attempt to connect."""
         self._handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._trusted_since = 0.0
         self._trimming: asyncio.Task[None] | None = None
@@ -173,7 +174,8 @@ class Pool:
         ) -> None:
             if _peeking.get():
                 raise _EmptyPlace
-            token = self.presented = self._place.credentials.token
+            token = self._place.credentials.token
+            presented.set(token)
             arguments |= parameters
             arguments["host"] = self._place.host.name
             arguments["password"] = token.value if token else ""

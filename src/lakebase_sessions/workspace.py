@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from databricks.sdk.service.database import DatabaseInstance
     from databricks.sdk.service.postgres import Endpoint
 
-logger = logging.getLogger(__name__)
-
 _hush = threading.local()
 
 

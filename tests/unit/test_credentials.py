@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import itertools
 import logging
+import math
 import threading
 import time
 import weakref
@@ -17,9 +20,15 @@ from lakebase_sessions import (
     LakebaseTimeout,
     LakebaseUnavailable,
     PermissionDenied,
+    TargetNotFound,
 )
 from lakebase_sessions import credentials as module
-from lakebase_sessions.credentials import RENEW_AFTER, Credentials
+from lakebase_sessions.credentials import (
+    LONGEST_BACKOFF_SECONDS,
+    RENEW_AFTER,
+    SHORTEST_INTERVAL_SECONDS,
+    Credentials,
+)
 from lakebase_sessions.workspace import Token
 
 LONG = 1e9
@@ -55,6 +64,21 @@ class Mint:
 
 
 Make = Callable[..., Credentials]
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renewals follow each other without a pause."""
+    monkeypatch.setattr(module, "SHORTEST_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(module, "LONGEST_BACKOFF_SECONDS", 0.01)
+
+
+@pytest.fixture
+def scheduled(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds after which a renewal was scheduled; none takes place."""
+    delays: list[float] = []
+    monkeypatch.setattr(Credentials, "_schedule", lambda _self, delay: delays.append(delay))
+    return delays
 
 
 @pytest.fixture
@@ -103,7 +127,7 @@ class TestRenewal:
         assert raised.value is error
 
     async def test_it_is_renewed_while_it_is_valid_and_nobody_waits(
-        self, make: Make, monkeypatch: pytest.MonkeyPatch
+        self, make: Make, hurry: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "RENEW_AFTER", 1e-6)
         mint = Mint(3600.0, LONG)
@@ -121,7 +145,33 @@ class TestRenewal:
         """An hour's token leaves a quarter of an hour at least, and costs two calls an hour."""
         assert 0.5 <= RENEW_AFTER <= 0.75
 
-    async def test_it_is_renewed_again_and_again(self, make: Make) -> None:
+    def test_a_token_that_seems_to_live_for_a_moment_is_no_reason_for_a_flood(
+        self, make: Make, scheduled: list[float]
+    ) -> None:
+        for lifetime in (0.0, 1e-3, SHORTEST_INTERVAL_SECONDS):
+            make(Mint(lifetime)).renew_now()
+        assert scheduled == [SHORTEST_INTERVAL_SECONDS] * 3
+
+    def test_a_token_that_lives_for_ever_is_scheduled_too(self, make: Make) -> None:
+        """`9999-12-31` is further away than a thread can wait."""
+        before = timers()
+        credentials = make(Mint(1e15))
+        credentials.renew_now()
+        [timer] = timers() - before
+        credentials.close()
+        timer.join(PATIENCE)
+        assert not timer.is_alive()
+
+    async def test_of_two_tokens_the_one_asked_for_last_stays(self, make: Make) -> None:
+        """Whatever comes of a call that was given up is older than what took its place."""
+        now = time.monotonic()
+        tokens = [Token("late", LONG, now), Token("early", LONG, now - 60)]
+        credentials = make(lambda: tokens.pop(0))
+        credentials.renew_now()
+        await credentials.ready(rejected=credentials.token)
+        assert value(credentials) == "late"
+
+    async def test_it_is_renewed_again_and_again(self, make: Make, hurry: None) -> None:
         credentials = make(Mint(0.01, 0.01, 0.01, 0.01))
         credentials.renew_now()
         await eventually(lambda: value(credentials) == "secret-5")
@@ -253,9 +303,8 @@ class TestRejection:
 
 class TestFailure:
     async def test_it_recovers_without_anybody_waiting(
-        self, make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, make: Make, hurry: None, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(module, "LONGEST_BACKOFF_SECONDS", 0.01)
         down = LakebaseUnavailable("The workspace is down.")
         mint = Mint(0.01, down, down, down)
         credentials = make(mint)
@@ -310,18 +359,59 @@ class TestFailure:
                 await credentials.ready()
         await credentials.ready()
 
-    async def test_a_call_that_hangs_for_ever_is_given_up(self, make: Make) -> None:
-        """Each waiter is bounded, and the next one asks anew instead of joining a dead call."""
+    @pytest.mark.parametrize(
+        ("error", "pause_seconds"),
+        [
+            (LakebaseUnavailable("down"), LONGEST_BACKOFF_SECONDS),
+            (PermissionDenied("no token for you"), math.inf),
+            (TargetNotFound("no such instance"), math.inf),
+        ],
+        ids=["an outage", "a refusal", "a Lakebase that is gone"],
+    )
+    async def test_a_refusal_is_not_asked_for_again_and_an_outage_is(
+        self, make: Make, scheduled: list[float], error: Exception, pause_seconds: float
+    ) -> None:
+        credentials = make(Mint(*[error] * 20))
+        for _ in range(20):
+            with pytest.raises(type(error)):
+                await credentials.ready()
+        assert pause_seconds / 2 <= scheduled[-1] <= pause_seconds
+
+    async def test_a_refusal_is_not_for_ever(self, make: Make) -> None:
+        """Whoever needs a token next asks again, and the timer goes on."""
+        before = timers()
+        credentials = make(Mint(PermissionDenied("no token for you")))
+        with pytest.raises(PermissionDenied):
+            await credentials.ready()
+        await credentials.ready()
+        assert value(credentials) == "secret-2"
+        assert len(timers() - before) == 1
+
+    async def test_who_waits_for_a_call_that_hangs_gives_up(self, make: Make) -> None:
         mint = Mint()
         mint.gate.clear()
         credentials = make(mint, timeout_seconds=0.01)
-        for _ in range(3):
-            with pytest.raises(LakebaseTimeout, match=r"no database token within 0\.01 s"):
-                await credentials.ready()
-        assert mint.calls == 3
+        with pytest.raises(LakebaseTimeout, match=r"no database token within 0\.01 s"):
+            await credentials.ready()
         mint.gate.set()
-        await credentials.ready()
-        assert mint.calls <= 4
+
+    async def test_a_call_that_hangs_for_ever_is_replaced(self, make: Make, hurry: None) -> None:
+        """Also if those who wait for it are less patient and would join it for ever."""
+        hanging = threading.Event()
+        calls = itertools.count(1)
+
+        def mint() -> Token:
+            if (number := next(calls)) == 1:
+                hanging.wait(PATIENCE)
+            return Token(f"secret-{number}", LONG, time.monotonic())
+
+        credentials = make(mint, timeout_seconds=0.1)
+        async with asyncio.timeout(PATIENCE):
+            while credentials.token is None:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(credentials.ready(), 0.01)
+        assert value(credentials) == "secret-2"
+        hanging.set()
 
     async def test_a_builtin_timeout_becomes_ours(self, make: Make) -> None:
         with pytest.raises(LakebaseTimeout):
@@ -354,7 +444,7 @@ class TestTheEnd:
         credentials.close()
         mint.gate.set()
         await waiting
-        assert timers() <= before
+        await eventually(lambda: timers() <= before)
         assert mint.calls == 1
 
     async def test_a_closed_one_gets_no_new_token(self, make: Make) -> None:
@@ -376,7 +466,7 @@ class TestTheEnd:
         mint.gate.set()
         with pytest.raises(LakebaseUnavailable):
             await waiting
-        assert timers() <= before
+        await eventually(lambda: timers() <= before)
 
     def test_closing_twice_is_nothing(self, make: Make) -> None:
         credentials = make(Mint())
@@ -385,7 +475,7 @@ class TestTheEnd:
         credentials.close()
 
     def test_garbage_collection_ends_it(self) -> None:
-        """Nobody renews for a Lakebase that was dropped without being closed."""
+        """Nobody renews for a Lakebase that was dropped unclosed, and no thread stays."""
         before = timers()
         mint = Mint(LONG)
         credentials = Credentials(mint, timeout_seconds=PATIENCE)
@@ -395,11 +485,9 @@ class TestTheEnd:
         del credentials
         gc.collect()
         assert dropped() is None
-        assert isinstance(timer, threading.Timer)
-        timer.function(*timer.args, **timer.kwargs)  # what it would do in its time
-        timer.cancel()
+        timer.join(PATIENCE)
+        assert not timer.is_alive()
         assert mint.calls == 1
-        assert timers() - before <= {timer}
 
     def test_no_thread_keeps_the_process_alive(self, make: Make) -> None:
         before = set(threading.enumerate())
@@ -412,9 +500,8 @@ class TestTheEnd:
 
 
 async def test_no_token_is_ever_shown(
-    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Make, hurry: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "LONGEST_BACKOFF_SECONDS", 0.01)
     with caplog.at_level(logging.DEBUG):
         credentials = make(Mint(0.01, LakebaseUnavailable("down"), LONG))
         credentials.renew_now()
