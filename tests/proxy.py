@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import selectors
 import socket
 import sys
 import tempfile
@@ -44,13 +45,13 @@ class Proxy:
         """How often the server began to answer. Connecting costs 3 or more."""
         self.accepted = 0
         """How many connections there have been."""
-        self.deaf = False
-        """Nothing is passed on any more, and nobody is told; new connections are not answered."""
         self.cut: Moment | None = None
         """Break the next connection that sends something: before it reaches the server; when it
         has reached it, before the answer; after the answer. Happens once."""
+        self._deaf = False
         self._pairs: set[_Client] = set()
-        self._loop = asyncio.new_event_loop()
+        # epoll would round each delay up to a whole millisecond.
+        self._loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._listener: asyncio.Server | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -84,6 +85,19 @@ class Proxy:
     def accept(self) -> None:
         """Let clients in again, at the same host."""
         self._run(self._listen())
+
+    @property
+    def deaf(self) -> bool:
+        """Nothing is passed on any more, and nobody is told; new connections are not answered.
+
+        What was sent meanwhile is lost. Who hung up meanwhile is heard of when it is over."""
+        return self._deaf
+
+    @deaf.setter
+    def deaf(self, deaf: bool) -> None:
+        self._deaf = deaf
+        if not deaf:
+            self._run(self._each(_Client.catch_up))
 
     @property
     def connections(self) -> int:
@@ -129,7 +143,8 @@ class _Side(asyncio.Protocol):
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
         self.transport: asyncio.Transport | None = None
-        self._queue: deque[bytes | None] = deque()
+        self._ended = False
+        self._queue: deque[Callable[[asyncio.Transport], None]] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -138,22 +153,34 @@ class _Side(asyncio.Protocol):
                 socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
             )
 
-    def send(self, data: bytes | None) -> None:
-        """Send `data`, or None for the end of the stream."""
-        self._queue.append(data)
+    def send(self, data: bytes) -> None:
+        if not self._ended:
+            self._later(lambda transport: transport.write(data))
+
+    def end(self) -> None:
+        """The end of the stream, behind what was sent."""
+        self._ended = True
+        self._later(lambda transport: transport.write_eof())
+
+    def close(self) -> None:
+        """Hang up, behind what was sent."""
+        self._later(lambda transport: transport.close())
+
+    def _later(self, do: Callable[[asyncio.Transport], None]) -> None:
+        self._queue.append(do)
         if self.proxy.round_trip_seconds:
             asyncio.get_running_loop().call_later(self.proxy.round_trip_seconds / 2, self._next)
         else:
             self._next()
 
     def _next(self) -> None:
-        data = self._queue.popleft()
-        if self.transport is None or self.transport.is_closing() or self.proxy.deaf:
-            return
-        if data is None:
-            self.transport.write_eof()
-        else:
-            self.transport.write(data)
+        do = self._queue.popleft()
+        if self.transport is not None and not self.gone and not self.proxy.deaf:
+            do(self.transport)
+
+    @property
+    def gone(self) -> bool:
+        return self.transport is not None and self.transport.is_closing()
 
 
 class _Client(_Side):
@@ -174,7 +201,7 @@ class _Client(_Side):
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
-        server = self.proxy.server
+        proxy, server = self.proxy, self.proxy.server
         try:
             if server.startswith("/"):
                 path = str(Path(server, f".s.PGSQL.{PORT}"))
@@ -186,6 +213,8 @@ class _Client(_Side):
             return
         for data in self._early:
             self.server.send(data)
+        if not proxy.deaf:
+            self.catch_up()
 
     def data_received(self, data: bytes) -> None:
         proxy = self.proxy
@@ -207,9 +236,16 @@ class _Client(_Side):
             self.transport.abort()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self.proxy._pairs.discard(self)
-        if self.server.transport is not None and not self.proxy.deaf:
-            self.server.transport.close()
+        if not self.proxy.deaf:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """When one side has gone, let the other hear of it."""
+        if self.gone:
+            self.server.close()
+            self.proxy._pairs.discard(self)
+        elif self.server.gone:
+            self.close()
 
     def abort(self) -> None:
         for transport in (self.transport, self.server.transport):
@@ -218,7 +254,7 @@ class _Client(_Side):
         self.proxy._pairs.discard(self)
 
     def half_close(self) -> None:
-        self.send(None)
+        self.end()
 
 
 class _Server(_Side):
@@ -232,12 +268,12 @@ class _Server(_Side):
         self.proxy.round_trips += self.client.asked
         self.client.asked = False
         self.client.send(data)
-        if self.client.cut == "after" and self.client.transport is not None:
-            self.client.transport.close()  # when what is written has been sent
+        if self.client.cut == "after":
+            self.client.close()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        if self.client.transport is not None and not self.proxy.deaf:
-            self.client.transport.close()
+        if not self.proxy.deaf:
+            self.client.catch_up()
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, LiteralString, cast
 
 import psycopg
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from lakebase_sessions import queries
@@ -126,9 +126,11 @@ class LoopEngine:
             except (PoolTimeoutError, TimeoutError) as error:
                 place.host.look_up()
                 raise self._timed_out() from error
-            except (psycopg.Error, InvalidRequestError, OSError) as error:
-                # InvalidRequestError: what replaced a dead connection was dead as well
-                found = from_connect_error(cast("psycopg.Error", error), place.name)
+            except (psycopg.Error, DBAPIError, InvalidRequestError, OSError) as error:
+                # DBAPIError: SQLAlchemy has questions to an engine's first connection.
+                # InvalidRequestError: what replaced a dead connection was dead as well.
+                cause = error.orig if isinstance(error, DBAPIError) else error
+                found = from_connect_error(cast("psycopg.Error", cause), place.name)
                 if isinstance(found, PermissionDenied):
                     token = presented.get(None)
                     if token is not place.credentials.token:
