@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import time
+import traceback
 import weakref
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -136,9 +137,14 @@ class Pool:
             raise LakebaseNotOpen("This Lakebase was closed; make a new one for further sessions.")
         if self.exhausted:
             return await self.engine.raw_connection()
-        async with self._handshakes:
-            # One may have come back in the meantime.
-            return await self.idle() or await self.engine.raw_connection()
+        try:
+            async with self._handshakes:
+                # One may have come back in the meantime.
+                return await self.idle() or await self.engine.raw_connection()
+        except asyncio.CancelledError as error:
+            # The attempt to connect lives in these frames, and its socket as long as they do.
+            traceback.clear_frames(error.__traceback__)
+            raise
 
     async def put_back(self, connection: PoolProxiedConnection) -> None:
         """Back into the pool, if it is as it was taken."""
