@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from lakebase_sessions.background import in_thread, wait_for
-from lakebase_sessions.errors import LakebaseNotOpen, LakebaseTimeout, LakebaseUnavailable
+from lakebase_sessions.errors import CLOSED, LakebaseNotOpen, LakebaseTimeout, LakebaseUnavailable
 
 if TYPE_CHECKING:
     from lakebase_sessions.workspace import Token
@@ -109,7 +109,7 @@ class Credentials:
     def _renew(self) -> Future[Token]:
         """The renewal that is under way, or a new one. The lock is held."""
         if self._closed:
-            raise LakebaseNotOpen("This Lakebase was closed; open a new one.")
+            raise LakebaseNotOpen(CLOSED)
         if self._renewal is None:
             self._attempt += 1
             attempt = self._attempt

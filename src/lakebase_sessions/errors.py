@@ -172,6 +172,9 @@ GRANT_ACCESS = (
 """What to do about a refusal; the same words wherever one can come from."""
 
 
+CLOSED = "This Lakebase was closed; make a new one for further sessions."
+
+
 def check_running(target: str) -> str:
     """The command that shows whether `target` (a name or resource path) runs."""
     if target.startswith("projects/"):

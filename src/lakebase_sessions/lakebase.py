@@ -14,6 +14,7 @@ from lakebase_sessions.background import in_thread, wait_for
 from lakebase_sessions.credentials import Credentials
 from lakebase_sessions.engine import LoopEngine
 from lakebase_sessions.errors import (
+    CLOSED,
     InvalidSessionId,
     LakebaseNotOpen,
     LakebaseTimeout,
@@ -198,18 +199,23 @@ class Lakebase:
             place, self._place = self._place, None
         if place is not None and place.done() and place.exception() is None:
             place.result().credentials.close()
-        here = asyncio.get_running_loop()
-        for loop, engine in engines.items():
-            if loop is here:
-                await engine.pool.close()
-            elif loop.is_running():
-                closing = asyncio.run_coroutine_threadsafe(engine.pool.close(), loop)
-                try:
-                    await wait_for(closing, 2 * self._call_timeout_seconds)
-                except TimeoutError:
-                    engine.pool.cut_off()  # that loop is blocked by something
-            else:
-                engine.pool.abandon()
+        here = engines.pop(asyncio.get_running_loop(), None)
+        elsewhere = [
+            asyncio.wrap_future(asyncio.run_coroutine_threadsafe(engine.pool.close(), loop))
+            for loop, engine in engines.items()
+            if loop.is_running()
+        ]
+        try:
+            if here is not None:
+                await here.pool.close()
+            if elsewhere:  # not gathered: a loop that ends meanwhile cancels what it was given
+                await asyncio.wait(elsewhere, timeout=2 * self._call_timeout_seconds)
+        finally:
+            for loop, engine in engines.items():
+                if loop.is_running():
+                    engine.pool.cut_off()  # it is blocked by something, or we were cancelled
+                else:
+                    engine.pool.abandon()
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -229,7 +235,7 @@ class Lakebase:
         if engine is not None:
             return engine
         if self._closed:
-            raise LakebaseNotOpen("This Lakebase was closed; make a new one for further sessions.")
+            raise LakebaseNotOpen(CLOSED)
         opening = self._openings.get(loop)
         if opening is None:
             self._abandon_closed_loops()

@@ -26,12 +26,13 @@ import psycopg
 import sqlalchemy.dialects.postgresql.psycopg
 import sqlalchemy.dialects.sqlite  # noqa: F401
 from databricks_openai.agents import AsyncDatabricksSession
+from psycopg import waiting
 from psycopg.pq import ConnStatus, TransactionStatus
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.util import greenlet_spawn
 
-from lakebase_sessions.errors import LakebaseNotOpen
+from lakebase_sessions.errors import CLOSED, LakebaseNotOpen
 from lakebase_sessions.place import quoted
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class Pool:
         self._handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._trusted_since = 0.0
         self._trimming: asyncio.Task[None] | None = None
-        self._closing = False
-        self._sockets: weakref.WeakSet[psycopg.AsyncConnection[Any]] = weakref.WeakSet()
+        self._closing = self._cut_off = False
+        self._sockets: set[psycopg.AsyncConnection[Any]] = set()
         # Not bound to self: whoever holds the engine alone still uses its connections.
         weakref.finalize(self.engine.sync_engine, _finish_all, self._sockets, os.getpid())
         self._listen()
@@ -134,17 +135,22 @@ class Pool:
             sqlalchemy.exc.TimeoutError: None became free.
         """
         if self._closing:
-            raise LakebaseNotOpen("This Lakebase was closed; make a new one for further sessions.")
-        if self.exhausted:
-            return await self.engine.raw_connection()
+            raise LakebaseNotOpen(CLOSED)
         try:
-            async with self._handshakes:
-                # One may have come back in the meantime.
-                return await self.idle() or await self.engine.raw_connection()
+            if self.exhausted:
+                connection = await self.engine.raw_connection()
+            else:
+                async with self._handshakes:
+                    # One may have come back in the meantime.
+                    connection = await self.idle() or await self.engine.raw_connection()
         except asyncio.CancelledError as error:
             # The attempt to connect lives in these frames, and its socket as long as they do.
             traceback.clear_frames(error.__traceback__)
             raise
+        if self._cut_off:  # while this one waited; nobody would close its connection any more
+            await greenlet_spawn(_discard, connection)
+            raise LakebaseNotOpen(CLOSED)
+        return connection
 
     async def put_back(self, connection: PoolProxiedConnection) -> None:
         """Back into the pool, if it is as it was taken."""
@@ -183,11 +189,13 @@ class Pool:
             token = self._place.credentials.token
             presented.set(token)
             arguments |= parameters
+            arguments["async_creator_fn"] = _Connection.connect
             arguments["host"] = self._place.host.name
             arguments["password"] = token.value if token else ""
 
         @event.listens_for(engine, "connect")
         def remember(connection: Any, record: ConnectionPoolEntry) -> None:
+            self._sockets.difference_update([known for known in self._sockets if known.closed])
             self._sockets.add(connection.driver_connection)
             record.info[_CONNECTED_AT] = time.monotonic()
 
@@ -210,20 +218,39 @@ class Pool:
         if self._trimming is not None:
             self._trimming.cancel()
         give_up_at = time.monotonic() + self._place.timeout_seconds
-        # The pool has no event for the return of the last connection.
-        while self._pool.checkedout() and time.monotonic() < give_up_at:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        await self.engine.dispose()
-        self.cut_off()
+        try:
+            # The pool has no event for the return of the last connection.
+            while self._pool.checkedout() and time.monotonic() < give_up_at:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        finally:  # also for one who is cancelled; nothing here is suspended
+            await self.engine.dispose()
+            self.cut_off()
 
     def cut_off(self) -> None:
         """End what is still under way, from any thread: its statements fail."""
+        self._cut_off = True
         for connection in list(self._sockets):
             cut_off(connection)
 
     def abandon(self) -> None:
         """Close the connections without their loop, which is closed."""
         _finish_all(self._sockets, os.getpid())
+
+
+class _Connection(psycopg.AsyncConnection[Any]):
+    """A connection that is closed where somebody is cancelled who waits for it."""
+
+    async def wait(self, gen: Any, interval: float = 0.1, *args: Any, **options: Any) -> Any:
+        """Wait for what `gen` does."""
+        # psycopg would ask the server, on another connection, to cancel the statement, which may
+        # take 10 s; and what it had begun to prepare, and a pipeline, would stay half done.
+        try:
+            return await waiting.wait_async(gen, self.pgconn.socket, interval, *args, **options)
+        except asyncio.CancelledError:
+            self.pgconn.finish()
+            with contextlib.suppress(psycopg.Error):
+                gen.close()
+            raise
 
 
 def _prototype(place: Place) -> AsyncDatabricksSession:
@@ -315,7 +342,7 @@ def _hung_up(pgconn: PGconn) -> bool:
     return pgconn.status != ConnStatus.OK
 
 
-def _finish_all(sockets: weakref.WeakSet[psycopg.AsyncConnection[Any]], pid: int) -> None:
+def _finish_all(sockets: set[psycopg.AsyncConnection[Any]], pid: int) -> None:
     """Close connections whose loop cannot do it any more."""
     # In a forked child the sockets are the parent's, and closing them politely would end its
     # connections.

@@ -46,20 +46,24 @@ class Machine(Protocol):
     def folder_on_small_disk(self) -> str: ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class OwnServer:
     """The server and what stands in front of it."""
 
     local: LocalLakebase
     machine: Machine
+    stopped: bool = False
 
     def stop(self, manner: Manner = "fast") -> None:
         """Stop it and return when it has ended: a fast or immediate shutdown, or SIGKILL."""
+        self.stopped = True
         self.machine.stop(manner)
 
     def start(self) -> None:
-        """Start it again and return when it takes connections, at the same address."""
-        self.machine.start()
+        """Start it if it is stopped, at the same address; return when it takes connections."""
+        if self.stopped:
+            self.machine.start()
+            self.stopped = False
 
     def kill_backend(self, pid: int) -> None:
         """SIGKILL for one backend: Postgres throws everybody out and recovers."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,14 +27,18 @@ def made(local: LocalLakebase, database: str) -> Lakebase:
     return Lakebase("local", workspace_client=local.workspace_client(), database=database)
 
 
-def connections(local: LocalLakebase, database: str) -> int:
-    """Open connections to `database`, seen by the server."""
+def sees_connections(local: LocalLakebase, database: str, expected: int) -> bool:
+    """Whether the server has so many to `database`; one that was closed ends a moment later."""
+    give_up_at = time.monotonic() + 10
     with admin(local, "postgres") as connection:
-        row = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [database]
-        ).fetchone()
-        assert row
-        return int(row[0])
+        while time.monotonic() < give_up_at:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [database]
+            ).fetchone()
+            if row == (expected,):
+                return True
+            time.sleep(0.005)
+    return False
 
 
 def minted(local: LocalLakebase) -> int:
@@ -54,9 +56,9 @@ def test_asyncio_run_again_and_again(made: Lakebase, local: LocalLakebase, datab
     before = minted(local)
     assert [asyncio.run(turn()) for _ in range(4)] == [1, 2, 3, 4]
     assert minted(local) == before + 1, "found and logged in once for the process"
-    assert connections(local, database) == 1
+    assert sees_connections(local, database, 1)
     asyncio.run(made.close())
-    assert connections(local, database) == 0
+    assert sees_connections(local, database, 0)
 
 
 def test_one_session_object_in_two_loops(made: Lakebase) -> None:
@@ -105,7 +107,7 @@ def test_several_threads_each_with_a_loop(
     assert failures == []
     assert minted(local) == before + 1
     asyncio.run(made.close())
-    assert connections(local, database) == 0
+    assert sees_connections(local, database, 0)
 
 
 async def test_a_notebook_has_a_running_loop(made: Lakebase) -> None:
@@ -126,6 +128,26 @@ async def test_many_first_requests_open_once(
     assert sum(path.endswith("/Me") for path in calls) == 1
     assert sum("/instances/" in path for path in calls) == 1
     await made.close()
+
+
+async def test_opened_twice(made: Lakebase, local: LocalLakebase, database: str) -> None:
+    """One after the other and both at once: it is one opening, with one connection."""
+    before = minted(local)
+    await asyncio.gather(made.open(), made.open())
+    async with made:
+        assert await made.session("s").get_items() == []
+        assert minted(local) == before + 1
+        assert sees_connections(local, database, 1)
+
+
+async def test_closed_twice(made: Lakebase, local: LocalLakebase, database: str) -> None:
+    """Closing what is closed, or was never open, is nothing to complain of; opening it is."""
+    await made.open()
+    await asyncio.gather(made.close(), made.close())
+    await made.close()
+    assert sees_connections(local, database, 0)
+    with pytest.raises(LakebaseNotOpen, match="was closed"):
+        await made.open()
 
 
 async def test_one_who_gives_up_does_not_take_it_from_the_others(
@@ -156,43 +178,6 @@ async def test_after_close_there_is_a_word_for_it(made: Lakebase) -> None:
     with pytest.raises(LakebaseNotOpen, match="was closed"):
         await session.get_items()
     await made.close()
-
-
-def test_a_forked_child_has_its_own_connections(
-    local: LocalLakebase, database: str, environ: dict[str, str]
-) -> None:
-    """gunicorn --preload: opened in the parent, used in the children and in the parent again."""
-    script = """
-import asyncio, os, sys
-from lakebase_sessions import default_lakebase, session_for
-async def add(text):
-    await session_for(session_id="s").add_items([{"role": "user", "content": text}])
-    return len(await session_for(session_id="s").get_items())
-loop = asyncio.new_event_loop()
-assert loop.run_until_complete(add("parent")) == 1
-child = os.fork()
-if child == 0:
-    status = 1
-    try:
-        asyncio.run(add("child"))
-        status = 0
-    finally:
-        os._exit(status) if sys.argv[1] == "hard" else sys.exit(status)
-assert os.waitpid(child, 0)[1] == 0
-assert loop.run_until_complete(add("parent again")) == 3
-loop.run_until_complete(default_lakebase().close())
-"""
-    for manner in ("hard", "soft"):
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", script, manner],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"PYTHONWARNINGS": ""},
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        with admin(local, database) as connection:
-            connection.execute("TRUNCATE agent_sessions, agent_messages")
 
 
 async def test_no_call_to_the_workspace_from_the_loops_thread(
@@ -237,7 +222,7 @@ async def test_close_lets_what_is_under_way_finish(
             await made.session("late").add_items([HELLO])
         other.rollback()
     await asyncio.gather(closing, *writing)
-    assert connections(local, database) == 0
+    assert sees_connections(local, database, 0)
     with admin(local, database) as connection:
         assert connection.execute("SELECT count(*) FROM agent_messages").fetchone() == (4,)
 
@@ -255,6 +240,6 @@ def test_close_from_another_loop(made: Lakebase, local: LocalLakebase, database:
     thread.start()
     opened.wait()
     asyncio.run(made.close())
-    assert connections(local, database) == 0
+    assert sees_connections(local, database, 0)
     closed.set()
     thread.join()
