@@ -11,15 +11,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import pytest
 
 from lakebase_sessions.local import LocalLakebase
 
+if TYPE_CHECKING:
+    from testcontainers.core.container import DockerContainer
+
 IMAGE = "postgres:17"
 PASSWORD = "for-tests-only"
+SMALL_DISK = "/small"
+SMALL_DISK_MB = 12
+"""Room for a tablespace that can be filled."""
 
 
 def docker_runs() -> bool:
@@ -41,7 +47,7 @@ def local_lakebase(
     with contextlib.ExitStack() as stack:
         dsn = None
         if choice == "container":
-            dsn = stack.enter_context(_container())
+            _, dsn = stack.enter_context(container())
         elif choice != "embedded":
             dsn = choice
         yield stack.enter_context(
@@ -50,8 +56,8 @@ def local_lakebase(
 
 
 @contextmanager
-def _container() -> Iterator[str]:
-    """A throwaway container with TLS on; its DSN."""
+def container() -> Iterator[tuple[DockerContainer, str]]:
+    """A throwaway container with TLS on and a small disk, and its superuser's DSN."""
     from testcontainers.core.container import DockerContainer
 
     # Clients have port 5432 fixed, so a free loopback address is looked for instead of a port.
@@ -61,21 +67,23 @@ def _container() -> Iterator[str]:
         script.write_text(_tls_script(address))
         script.chmod(0o755)
         Path(folder).chmod(0o755)
-        container = (
+        server = (
             DockerContainer(IMAGE)
             .with_env("POSTGRES_PASSWORD", PASSWORD)
             .with_volume_mapping(folder, "/docker-entrypoint-initdb.d", "ro")
             .with_command(["-c", "max_connections=300", "-c", "fsync=off"])
+            .with_tmpfs_mount(SMALL_DISK, f"size={SMALL_DISK_MB}m")
         )
         # with_bind_ports would listen on every address
-        container.ports = cast("Any", {"5432/tcp": (address, 5432)})
-        with container:
+        server.ports = cast("Any", {"5432/tcp": (address, 5432)})
+        with server:
             dsn = f"host={address} port=5432 user=postgres password={PASSWORD} sslmode=require"
-            _wait_until_it_answers(dsn)
-            yield dsn
+            wait_until_it_answers(dsn)
+            yield server, dsn
 
 
-def _wait_until_it_answers(dsn: str) -> None:
+def wait_until_it_answers(dsn: str) -> None:
+    """Return once the server takes a connection."""
     give_up_at = time.monotonic() + 60
     while True:
         try:

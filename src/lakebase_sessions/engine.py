@@ -194,16 +194,17 @@ class LoopEngine:
             )
         try:
             await self._create_tables()
-        except PermissionDenied as error:
+        except (PermissionDenied, DatabaseFailure) as error:
+            # Somebody may have created them meanwhile, also without our lock: the upstream class.
+            if await self._tables_exist():
+                return
+            if not isinstance(error, PermissionDenied):
+                raise
             raise PermissionDenied(
                 f"'{place.user}' may not create the session tables in {place.where}. To fix this, "
                 f"either: {GRANT_ACCESS}; or GRANT CREATE ON SCHEMA to it; or have the tables "
                 "created once by somebody who may."
             ) from error
-        except DatabaseFailure:
-            # Somebody without our lock, such as the upstream class, was creating them meanwhile.
-            if not await self._tables_exist():
-                raise
 
     async def _create_tables(self) -> None:
         schema = self._place.schema

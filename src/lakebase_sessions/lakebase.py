@@ -331,8 +331,8 @@ class Lakebase:
         workspace = Workspace(
             self._workspace_client, call_timeout_seconds=self._call_timeout_seconds
         )
-        address = Address.parse(settings.target)
-        target = resolve(address, workspace)
+        target = resolve(Address.parse(settings.target), workspace)
+        named = Address.parse(target.name)
         user = workspace.user_name()
         credentials = Credentials(
             lambda: target.token(workspace), timeout_seconds=self._open_timeout_seconds
@@ -350,7 +350,8 @@ class Lakebase:
         )
         return Place(
             name=target.name,
-            host=Host(target.host, lambda: resolve(address, workspace).host),
+            # By its name: where it was known by its host, that is what has changed.
+            host=Host(target.host, lambda: resolve(named, workspace).host),
             user=user,
             database=database or DEFAULT_DATABASE,
             schema=settings.schema,
