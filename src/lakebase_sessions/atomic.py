@@ -133,7 +133,7 @@ class AtomicTurn(Session):
         """The latest `count` stored items that were not popped; None is all."""
         wanted = count
         while True:
-            items = decode(row for _, row in await self._rows(wanted))
+            items = decode([row for _, row in await self._rows(wanted)])
             if count is None or wanted is None:
                 return items
             if len(items) >= count or self._stored_is_all:

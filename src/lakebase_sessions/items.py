@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lakebase_sessions.errors import InvalidItems, InvalidLimit
@@ -52,15 +52,19 @@ def _is_deep(item: object) -> bool:
     return any(isinstance(value, dict | list | tuple) for value in level)
 
 
-def decode(rows: Iterable[str]) -> list[TResponseInputItem]:
+def decode(rows: Sequence[str]) -> list[TResponseInputItem]:
     """The items of rows; a row that is no JSON is passed over."""
-    items: list[TResponseInputItem] = []
-    for row in rows:
-        try:
-            items.append(json.loads(row))
-        except (ValueError, RecursionError):
-            continue
-    return items
+    try:
+        return [json.loads(row) for row in rows]
+    except (ValueError, RecursionError):  # one of them; which one is looked for only then
+        return [item for row in rows for item in _decoded(row)]
+
+
+def _decoded(row: str) -> list[TResponseInputItem]:
+    try:
+        return [json.loads(row)]
+    except (ValueError, RecursionError):
+        return []
 
 
 def checked_limit(limit: int | None) -> int | None:

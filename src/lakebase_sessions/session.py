@@ -67,7 +67,7 @@ class LakebaseSession(AsyncDatabricksSession):
         """
         window = checked_limit(resolve_session_limit(limit, self.session_settings))
         if window is None:
-            return decode(row for (row,) in await self._read(queries.ALL_ITEMS))
+            return decode([row for (row,) in await self._read(queries.ALL_ITEMS)])
         items = await self._latest(window)
         return items if limit is not None else without_cut_off_outputs(items)
 
@@ -77,7 +77,7 @@ class LakebaseSession(AsyncDatabricksSession):
         fetched = count
         while True:
             rows = await self._read(queries.LATEST_ITEMS, limit=str(fetched))
-            items = decode(row for (row,) in reversed(rows))
+            items = decode([row for (row,) in reversed(rows)])
             if len(items) >= count or len(rows) < fetched:
                 return items[-count:]
             fetched *= 2  # corrupt rows among the latest do not count
@@ -101,7 +101,7 @@ class LakebaseSession(AsyncDatabricksSession):
         Several who pop at once get an item each. A row that is no JSON is removed and passed over.
         """
         while rows := await self._write(queries.POP_ITEM):
-            for item in decode(row for (row,) in rows):
+            for item in decode([row for (row,) in rows]):
                 return item
         return None
 

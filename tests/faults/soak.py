@@ -10,6 +10,7 @@ upstream class, as the template uses it, under the same faults.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import sys
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -152,6 +153,8 @@ class Soak:
             if self._fill_pools():
                 break
         gc.collect()
+        with suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)  # what is free in its heaps is no leak
         megabytes = psutil.Process().memory_info().rss / 1e6
         footprint = Footprint(self._connections(), megabytes)
         self.scene.load.paused = False
