@@ -173,26 +173,28 @@ async def test_a_dead_connection_costs_nothing_to_find(
     assert (proxy.round_trips - before[0], proxy.accepted - before[1]) == (1, 0)
 
 
-@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("analyzed", [True, False])
 @pytest.mark.parametrize("at_once", [1, 100_000], ids=["one by one", "in one write"])
 def test_the_latest_items_of_a_long_conversation_cost_what_those_of_a_short_one_do(
-    local: LocalLakebase, database: str, mode: str, analyzed: bool, at_once: int
+    local: LocalLakebase, database: str, at_once: int
 ) -> None:
     """In pages of the database, whatever the planner knows and however they were written."""
     with admin(local, database) as connection:
         connection.execute("ALTER TABLE agent_messages SET (autovacuum_enabled = off)")
         for name, count in (("short", 100), ("long", 100_000)):
             write(connection, name, count, at_once)
-        if analyzed:
-            connection.execute("ANALYZE")
-        connection.execute(f"SET plan_cache_mode = {mode}")
-        for statement in (queries.LATEST_ITEMS, queries.READ_TURN):
-            numbered = statement % {"session_id": "$1", "limit": "$2"}
-            connection.execute(f"PREPARE latest (text, text) AS {numbered}")
-            short, long = (pages(connection, name) for name in ("short", "long"))
-            connection.execute("DEALLOCATE latest")
-            assert long <= 2 * short
+        costs = {}
+        for known in ("not analyzed", "analyzed"):
+            if known == "analyzed":
+                connection.execute("ANALYZE")
+            for mode in ("force_custom_plan", "force_generic_plan"):
+                connection.execute(f"SET plan_cache_mode = {mode}")
+                for statement in (queries.LATEST_ITEMS, queries.READ_TURN):
+                    numbered = statement % {"session_id": "$1", "limit": "$2"}
+                    connection.execute(f"PREPARE latest (text, text) AS {numbered}")
+                    short, long = (pages(connection, name) for name in ("short", "long"))
+                    connection.execute("DEALLOCATE latest")
+                    costs[known, mode, statement] = long / short
+        assert max(costs.values()) <= 2, costs
 
 
 def write(connection: psycopg.Connection[Any], name: str, count: int, at_once: int) -> None:
