@@ -9,16 +9,20 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from proxy import Proxy
 from servers import docker_runs, local_lakebase
 
 from lakebase_sessions import Lakebase, factory
 from lakebase_sessions.local import LocalLakebase
 
 pytest_plugins = ["secrets_guard"]
+
+if TYPE_CHECKING:
+    from databricks_openai.agents import AsyncDatabricksSession
 
 TEMPLATE = "lakebase_sessions_template"
 CONVERSATIONS = Path(__file__).parents[2] / "shared" / "data" / "conversations.jsonl"
@@ -122,6 +126,31 @@ async def lakebase(local: LocalLakebase, database: str) -> AsyncIterator[Lakebas
     lakebase = Lakebase("local", workspace_client=local.workspace_client(), database=database)
     yield lakebase
     await lakebase.close()
+
+
+@pytest.fixture
+def proxy(local: LocalLakebase) -> Iterator[Proxy]:
+    """A network to the run's server, at the host of the instance `proxied`."""
+    with Proxy(local.host) as proxy:
+        local.add_instance("proxied", read_write_dns=proxy.host)
+        yield proxy
+        local.remove_instance("proxied")
+
+
+@pytest.fixture
+async def upstream(local: LocalLakebase, database: str) -> AsyncIterator[AsyncDatabricksSession]:
+    """The unmodified class on the same tables, for the conversation `s`."""
+    from databricks_openai.agents import AsyncDatabricksSession
+
+    session = AsyncDatabricksSession(
+        "s",
+        instance_name="local",
+        workspace_client=local.workspace_client(),
+        database=database,
+        use_cached_engine=False,
+    )
+    yield session
+    await session.engine.dispose()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,20 +13,6 @@ from lakebase_sessions import Lakebase, LakebaseSession
 from lakebase_sessions.local import LocalLakebase
 
 pytestmark = pytest.mark.upstream_logs
-
-
-@pytest.fixture
-async def upstream(local: LocalLakebase, database: str) -> AsyncIterator[AsyncDatabricksSession]:
-    """The unmodified class, over `sslmode=require`."""
-    session = AsyncDatabricksSession(
-        "s",
-        instance_name="local",
-        workspace_client=local.workspace_client(),
-        database=database,
-        use_cached_engine=False,
-    )
-    yield session
-    await session.engine.dispose()
 
 
 def numbered(count: int, start: int = 0) -> list[Any]:

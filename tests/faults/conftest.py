@@ -9,21 +9,19 @@ from pathlib import Path
 
 import pytest
 from conftest import choice
-from proxy import Proxy
 
 from faults.own_server import OwnServer, own_server
+from faults.witness import Witness
 from lakebase_sessions.local import LocalLakebase
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def proxy(local: LocalLakebase) -> Iterator[Proxy]:
-    """A network to the run's server, at the host of the instance `proxied`."""
-    with Proxy(local.host) as proxy:
-        local.add_instance("proxied", read_write_dns=proxy.host)
-        yield proxy
-        local.remove_instance("proxied")
+def witness(local: LocalLakebase, database: str) -> Iterator[Witness]:
+    """Postgres' own view of this test's database."""
+    with Witness(local, database) as witness:
+        yield witness
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -33,12 +33,6 @@ POOL_SIZE = 1
 
 BEFORE: list[Any] = [{"role": "user", "content": f"before {n}"} for n in range(2)]
 ADDED: list[Any] = [{"role": "user", "content": f"added {n}"} for n in range(3)]
-
-
-@pytest.fixture
-def witness(local: LocalLakebase, database: str) -> Iterator[Witness]:
-    with Witness(local, database) as witness:
-        yield witness
 
 
 def made(local: LocalLakebase, database: str) -> Lakebase:

@@ -23,12 +23,6 @@ BEFORE: list[Any] = [{"role": "user", "content": "before"}]
 ADDED: list[Any] = [{"role": "user", "content": f"added {n}"} for n in range(2)]
 
 
-@pytest.fixture
-def witness(local: LocalLakebase, database: str) -> Iterator[Witness]:
-    with Witness(local, database) as witness:
-        yield witness
-
-
 def made(local: LocalLakebase, database: str) -> Lakebase:
     return Lakebase(
         "local",

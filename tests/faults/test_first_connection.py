@@ -17,14 +17,6 @@ from lakebase_sessions import Lakebase, LakebaseTimeout
 from lakebase_sessions.local import LocalLakebase
 
 
-@pytest.fixture
-def proxy(local: LocalLakebase) -> Iterator[Proxy]:
-    with Proxy(local.host) as proxy:
-        local.add_instance("proxied", read_write_dns=proxy.host)
-        yield proxy
-        local.remove_instance("proxied")
-
-
 @contextmanager
 def at_the_first_connection(do: Callable[[], object]) -> Iterator[None]:
     """Once it is open, and before anything is asked: class-wide listeners come first."""

@@ -7,7 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -23,12 +23,6 @@ from lakebase_sessions import Lakebase
 from lakebase_sessions.local import LocalLakebase
 
 HELLO: Any = {"role": "user", "content": "hello"}
-
-
-@pytest.fixture
-def witness(local: LocalLakebase, database: str) -> Iterator[Witness]:
-    with Witness(local, database) as witness:
-        yield witness
 
 
 def minted(local: LocalLakebase) -> int:

@@ -37,19 +37,6 @@ def session(lakebase: Lakebase) -> LakebaseSession:
     return lakebase.session("s")
 
 
-@pytest.fixture
-async def upstream(local: LocalLakebase, database: str) -> AsyncIterator[AsyncDatabricksSession]:
-    session = AsyncDatabricksSession(
-        "s",
-        instance_name="local",
-        workspace_client=local.workspace_client(),
-        database=database,
-        use_cached_engine=False,
-    )
-    yield session
-    await session.engine.dispose()
-
-
 async def test_reads_inside_see_what_is_held_back_and_others_see_it_at_the_end(
     session: LakebaseSession,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import psycopg
@@ -20,14 +20,6 @@ from lakebase_sessions import Lakebase, LakebaseSession, pool, queries
 from lakebase_sessions.local import LocalLakebase
 
 HELLO: Any = {"role": "user", "content": "hello"}
-
-
-@pytest.fixture
-def proxy(local: LocalLakebase) -> Iterator[Proxy]:
-    with Proxy(local.host) as proxy:
-        local.add_instance("proxied", read_write_dns=proxy.host)
-        yield proxy
-        local.remove_instance("proxied")
 
 
 @pytest.fixture(params=[None, "agent memory"], ids=["", "schema"])
