@@ -42,11 +42,14 @@ class LakebaseSession(AsyncDatabricksSession):
         InvalidLimit: `history_limit` is not a whole number from 0.
     """
 
+    _loop_engine: LoopEngine | None = None
+    """That of the latest use."""
+
     def __init__(
         self, session_id: str, *, lakebase: Lakebase, history_limit: int | None = None
     ) -> None:
         # The base class's constructor asks the workspace, synchronously. It is called once for
-        # an engine, in a thread (engine.py); _open takes over what it set up.
+        # an engine, in a thread (pool.py); what it set up is found through __getattr__.
         self.session_id = session_id
         self.session_settings = SessionSettings(limit=checked_limit(history_limit))
         self._owner = lakebase
@@ -120,7 +123,7 @@ class LakebaseSession(AsyncDatabricksSession):
         Raises:
             LakebaseNotOpen: Nothing was awaited yet; `await lakebase.open()` first.
         """
-        engine: LoopEngine | None = self.__dict__.get("_loop_engine")
+        engine = self._loop_engine
         if engine is None:
             raise LakebaseNotOpen(
                 "This session has not been used yet, so there is no engine: `await "
@@ -155,21 +158,19 @@ class LakebaseSession(AsyncDatabricksSession):
         )
 
     async def _open(self) -> LoopEngine:
-        engine = await self._owner._engine_here()
-        if self.__dict__.get("_loop_engine") is not engine:
-            self._loop_engine = engine
+        # Not read back: another thread's loop may be using this session too.
+        engine = self._loop_engine = await self._owner._engine_here()
         return engine
 
     def __getattr__(self, name: str) -> Any:
         """What the base class's constructor would have set up is looked up where it did."""
-        engine = self.__dict__.get("_loop_engine")
-        if engine is None:
+        if self._loop_engine is None:
             raise AttributeError(
                 f"A LakebaseSession has no attribute {name!r} before its first use.",
                 name=name,
                 obj=self,
             )
-        return getattr(engine.prototype, name)
+        return getattr(self._loop_engine.prototype, name)
 
     def __repr__(self) -> str:
         return f"<LakebaseSession {self.session_id!a} in {self._owner!r}>"
