@@ -9,7 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lakebase_sessions.atomic import AtomicTurn
+    from lakebase_sessions.conversation.atomic import AtomicTurn
+    from lakebase_sessions.conversation.history import merge_history
+    from lakebase_sessions.conversation.session import LakebaseSession
+    from lakebase_sessions.conversation.session_id import get_session_id
     from lakebase_sessions.errors import (
         ConfigurationError,
         ConversationConflict,
@@ -30,24 +33,21 @@ if TYPE_CHECKING:
         TurnNotOpen,
     )
     from lakebase_sessions.factory import default_lakebase, session_for
-    from lakebase_sessions.history import merge_history
-    from lakebase_sessions.http import add_error_handlers
     from lakebase_sessions.lakebase import Lakebase
-    from lakebase_sessions.session import LakebaseSession
-    from lakebase_sessions.session_id import get_session_id
-    from lakebase_sessions.target import resolve_lakebase_instance_name
-    from lakebase_sessions.turns import current_user, invoke_turn, stream_turn
+    from lakebase_sessions.server.http import add_error_handlers
+    from lakebase_sessions.server.turns import current_user, invoke_turn, stream_turn
+    from lakebase_sessions.workspace.target import resolve_lakebase_instance_name
 
 _HOMES = {
-    "atomic": ("AtomicTurn",),
+    "conversation.atomic": ("AtomicTurn",),
+    "conversation.history": ("merge_history",),
+    "conversation.session": ("LakebaseSession",),
+    "conversation.session_id": ("get_session_id",),
     "factory": ("default_lakebase", "session_for"),
-    "history": ("merge_history",),
-    "http": ("add_error_handlers",),
     "lakebase": ("Lakebase",),
-    "session": ("LakebaseSession",),
-    "session_id": ("get_session_id",),
-    "target": ("resolve_lakebase_instance_name",),
-    "turns": ("current_user", "invoke_turn", "stream_turn"),
+    "server.http": ("add_error_handlers",),
+    "server.turns": ("current_user", "invoke_turn", "stream_turn"),
+    "workspace.target": ("resolve_lakebase_instance_name",),
 }
 
 __all__ = [

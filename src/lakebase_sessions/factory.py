@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from lakebase_sessions.conversation.session_id import check_session_id, get_session_id
 from lakebase_sessions.lakebase import Lakebase
-from lakebase_sessions.session_id import check_session_id, get_session_id
 
 if TYPE_CHECKING:
-    from lakebase_sessions.session import LakebaseSession
+    from lakebase_sessions.conversation.session import LakebaseSession
 
 _lock = threading.Lock()
 _default: Lakebase | None = None

@@ -10,21 +10,21 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Self
 
-from lakebase_sessions.background import in_thread, wait_for
-from lakebase_sessions.credentials import Credentials
-from lakebase_sessions.engine import LoopEngine
+from lakebase_sessions.conversation.session import LakebaseSession
+from lakebase_sessions.conversation.session_id import check_session_id, scope_to_user
 from lakebase_sessions.errors import (
     CLOSED,
     InvalidSessionId,
     LakebaseNotOpen,
     LakebaseTimeout,
 )
-from lakebase_sessions.place import Host, Place
-from lakebase_sessions.session import LakebaseSession
-from lakebase_sessions.session_id import check_session_id, scope_to_user
-from lakebase_sessions.settings import Settings, check_database, check_schema, ssl_mode_in
-from lakebase_sessions.target import CALL_TIMEOUT_SECONDS, Address, resolve, same_host
-from lakebase_sessions.workspace import Workspace
+from lakebase_sessions.postgres.engine import LoopEngine
+from lakebase_sessions.workspace.api import Workspace
+from lakebase_sessions.workspace.background import in_thread, wait_for
+from lakebase_sessions.workspace.credentials import Credentials
+from lakebase_sessions.workspace.place import Host, Place
+from lakebase_sessions.workspace.settings import Settings, check_database, check_schema, ssl_mode_in
+from lakebase_sessions.workspace.target import CALL_TIMEOUT_SECONDS, Address, resolve, same_host
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -183,7 +183,7 @@ class Lakebase:
         Raises:
             LakebaseSessionsError: The class says why. The next call tries again.
         """
-        await self._engine_here()
+        await self.engine_here()
         return self
 
     async def close(self) -> None:
@@ -227,7 +227,7 @@ class Lakebase:
         state = "closed" if self._closed else "open" if self._engines else "not open"
         return f"<Lakebase {self._target or 'from the environment'!r}, {state}>"
 
-    async def _engine_here(self) -> LoopEngine:
+    async def engine_here(self) -> LoopEngine:
         """The engine of the running loop; opens it if need be."""
         self._see_to_fork()
         loop = asyncio.get_running_loop()

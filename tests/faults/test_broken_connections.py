@@ -28,7 +28,7 @@ from faults.operations import (
 )
 from lakebase_sessions import Lakebase, LakebaseSession, LakebaseTimeout, LakebaseUnavailable
 from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.queries import CREATE_LOCK
+from lakebase_sessions.postgres.queries import CREATE_LOCK
 
 
 @pytest.fixture(scope="module")

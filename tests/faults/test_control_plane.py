@@ -23,7 +23,7 @@ from lakebase_sessions import (
     TargetNotFound,
 )
 from lakebase_sessions.local import DEFAULT_ENDPOINT, DEFAULT_INSTANCE, LocalLakebase
-from lakebase_sessions.target import CALL_TIMEOUT_SECONDS
+from lakebase_sessions.workspace.target import CALL_TIMEOUT_SECONDS
 
 PATIENCE_SECONDS = 20.0
 """Longer than any bound here, shorter than for ever."""

@@ -15,8 +15,9 @@ from proxy import Proxy
 
 from faults.checker import Checker
 from faults.operations import ADDED, BEFORE, OPERATIONS, until_it_works
-from lakebase_sessions import Lakebase, LakebaseUnavailable, place
+from lakebase_sessions import Lakebase, LakebaseUnavailable
 from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.workspace import place
 
 INSTANCE = "moving"
 ENDPOINT = "projects/moving/branches/production/endpoints/primary"

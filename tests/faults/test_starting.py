@@ -13,7 +13,7 @@ from processes import Fork
 from faults.backends import blocked
 from lakebase_sessions import Lakebase, PermissionDenied
 from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.queries import CREATE_LOCK, CREATE_TABLES
+from lakebase_sessions.postgres.queries import CREATE_LOCK, CREATE_TABLES
 
 HELLO: Any = {"role": "user", "content": "hello"}
 READER = "reader@example.com"

@@ -16,7 +16,7 @@ from faults.backends import cancel_blocked, pids
 from faults.operations import BEFORE, OPERATIONS, POOL_SIZE, fill_pool, nothing
 from lakebase_sessions import Lakebase, LakebaseTimeout
 from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.queries import CREATE_LOCK
+from lakebase_sessions.postgres.queries import CREATE_LOCK
 
 Obstacle = Callable[[LocalLakebase, str], AbstractContextManager[None]]
 

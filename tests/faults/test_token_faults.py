@@ -23,11 +23,11 @@ from lakebase_sessions import (
     LakebaseSession,
     LakebaseUnavailable,
     PermissionDenied,
-    pool,
 )
 from lakebase_sessions.local import DEFAULT_ENDPOINT, DEFAULT_INSTANCE, LocalLakebase, http_server
-from lakebase_sessions.target import Target
-from lakebase_sessions.workspace import ASSUMED_LIFETIME_SECONDS, Token, Workspace
+from lakebase_sessions.postgres import pool
+from lakebase_sessions.workspace.api import ASSUMED_LIFETIME_SECONDS, Token, Workspace
+from lakebase_sessions.workspace.target import Target
 
 HELLO: Any = {"role": "user", "content": "hello"}
 LIFETIME_SECONDS = 3.0

@@ -18,8 +18,8 @@ from lakebase_sessions import (
     session_for,
 )
 from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.target import Address, resolve
-from lakebase_sessions.workspace import Workspace
+from lakebase_sessions.workspace.api import Workspace
+from lakebase_sessions.workspace.target import Address, resolve
 
 UUID = "0c1d2e3f-aaaa-bbbb-cccc-0123456789ab"
 AWS = "database.cloud.databricks.com"

@@ -16,8 +16,9 @@ from offline_model import OfflineModel
 from proxy import Proxy
 from sqlalchemy import select
 
-from lakebase_sessions import Lakebase, LakebaseSession, pool, queries
+from lakebase_sessions import Lakebase, LakebaseSession
 from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.postgres import pool, queries
 
 HELLO: Any = {"role": "user", "content": "hello"}
 

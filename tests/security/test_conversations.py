@@ -17,7 +17,7 @@ from lakebase_sessions import (
     Lakebase,
     merge_history,
 )
-from lakebase_sessions.history import without_cut_off_outputs
+from lakebase_sessions.conversation.history import without_cut_off_outputs
 
 fuzzing = settings(
     deadline=None,

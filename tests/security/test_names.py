@@ -17,8 +17,8 @@ from security.strategies import hostile_text, texts
 from lakebase_sessions import ConfigurationError, Lakebase, LakebaseSession, TargetNotFound
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.local.control_plane import ControlPlane, User
-from lakebase_sessions.target import Address, Kind, resolve
-from lakebase_sessions.workspace import Workspace
+from lakebase_sessions.workspace.api import Workspace
+from lakebase_sessions.workspace.target import Address, Kind, resolve
 
 fuzzing = settings(
     deadline=None,

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from lakebase_sessions import ConfigurationError, Lakebase, session_for
 from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.settings import Settings
+from lakebase_sessions.workspace.settings import Settings
 
 WEAK = ("disable", "allow", "prefer")
 STRONG = ("require", "verify-ca", "verify-full")

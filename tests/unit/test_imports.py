@@ -41,8 +41,8 @@ def run(code: str) -> str:
         "import lakebase_sessions",
         "from lakebase_sessions import get_session_id; get_session_id({'conversation': 'a'})",
         "from lakebase_sessions import LakebaseSessionsError, resolve_lakebase_instance_name",
-        "from lakebase_sessions.settings import Settings; Settings.from_environ({'PGHOST': 'a'})",
-        "from lakebase_sessions.history import without_cut_off_outputs",
+        "from lakebase_sessions.workspace import settings; settings.ssl_mode_in('a')",
+        "from lakebase_sessions.conversation.history import without_cut_off_outputs",
     ],
 )
 def test_what_needs_nothing_heavy_loads_nothing_heavy(statement: str) -> None:
@@ -72,7 +72,10 @@ os.environ = os.environb = Forbidden()
 os.getenv = None
 sys.addaudithook(watch)
 import lakebase_sessions
-for name in ("errors", "session_id", "settings", "target", "history", "background", "credentials"):
+for name in (
+    "errors", "conversation.history", "conversation.session_id",
+    "workspace.background", "workspace.credentials", "workspace.settings", "workspace.target",
+):
     importlib.import_module(f"lakebase_sessions.{name}")
 """
     )

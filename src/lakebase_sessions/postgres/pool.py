@@ -33,7 +33,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.util import greenlet_spawn
 
 from lakebase_sessions.errors import CLOSED, LakebaseNotOpen
-from lakebase_sessions.place import quoted
+from lakebase_sessions.workspace.place import quoted
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
-    from lakebase_sessions.place import Place
-    from lakebase_sessions.workspace import Token
+    from lakebase_sessions.workspace.api import Token
+    from lakebase_sessions.workspace.place import Place
 
 POOL_RECYCLE_SECONDS = 14 * 60
 """Upstream's own figure. A connection may live for days; this spreads renewals over restarts."""

@@ -8,8 +8,8 @@ from itertools import combinations
 import pytest
 
 from lakebase_sessions import ConfigurationError, MissingConfiguration
-from lakebase_sessions.settings import Settings, check_schema
-from lakebase_sessions.target import Address
+from lakebase_sessions.workspace.settings import Settings, check_schema
+from lakebase_sessions.workspace.target import Address
 
 ENDPOINT = "LAKEBASE_AUTOSCALING_ENDPOINT"
 PROJECT = "LAKEBASE_AUTOSCALING_PROJECT"

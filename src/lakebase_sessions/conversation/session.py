@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString, Protocol
 
 from agents.memory.session_settings import SessionSettings, resolve_session_limit
 from databricks_openai.agents import AsyncDatabricksSession
 
-from lakebase_sessions import queries
-from lakebase_sessions.atomic import AtomicTurn
+from lakebase_sessions.conversation.atomic import AtomicTurn
+from lakebase_sessions.conversation.history import without_cut_off_outputs
+from lakebase_sessions.conversation.items import checked_limit, decode, encode
 from lakebase_sessions.errors import LakebaseNotOpen
-from lakebase_sessions.history import without_cut_off_outputs
-from lakebase_sessions.items import checked_limit, decode, encode
+from lakebase_sessions.postgres import queries
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from lakebase_sessions.engine import LoopEngine
-    from lakebase_sessions.lakebase import Lakebase
+    from lakebase_sessions.postgres.engine import LoopEngine
+
+
+class Owner(Protocol):
+    """What a session needs of its `Lakebase`."""
+
+    async def engine_here(self) -> LoopEngine:
+        """The engine of the running loop, opened if need be."""
 
 
 class LakebaseSession(AsyncDatabricksSession):
@@ -46,10 +52,10 @@ class LakebaseSession(AsyncDatabricksSession):
     """That of the latest use."""
 
     def __init__(
-        self, session_id: str, *, lakebase: Lakebase, history_limit: int | None = None
+        self, session_id: str, *, lakebase: Owner, history_limit: int | None = None
     ) -> None:
         # The base class's constructor asks the workspace, synchronously. It is called once for
-        # an engine, in a thread (pool.py); what it set up is found through __getattr__.
+        # an engine, in a thread (postgres/pool.py); what it set up is found through __getattr__.
         self.session_id = session_id
         self.session_settings = SessionSettings(limit=checked_limit(history_limit))
         self._owner = lakebase
@@ -159,7 +165,7 @@ class LakebaseSession(AsyncDatabricksSession):
 
     async def _open(self) -> LoopEngine:
         # Not read back: another thread's loop may be using this session too.
-        engine = self._loop_engine = await self._owner._engine_here()
+        engine = self._loop_engine = await self._owner.engine_here()
         return engine
 
     def __getattr__(self, name: str) -> Any:

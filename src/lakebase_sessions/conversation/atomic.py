@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple, Protocol, Self
 
 from agents.memory import Session
 from agents.memory.session_settings import resolve_session_limit
 
-from lakebase_sessions import queries
+from lakebase_sessions.conversation.history import without_cut_off_outputs
+from lakebase_sessions.conversation.items import checked_limit, decode, encode
 from lakebase_sessions.errors import ConversationConflict, TurnNotOpen
-from lakebase_sessions.history import without_cut_off_outputs
-from lakebase_sessions.items import checked_limit, decode, encode
+from lakebase_sessions.postgres import queries
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
-
-    from lakebase_sessions.session import LakebaseSession
+    from agents.memory.session_settings import SessionSettings
 
 
 class _State(Enum):
@@ -33,6 +32,23 @@ class _Version(NamedTuple):
     newest: int | None
 
 
+class Conversation(Protocol):
+    """What a turn needs of its session."""
+
+    session_id: str
+    session_settings: SessionSettings | None
+
+    async def _read(
+        self, statement: LiteralString, **parameters: str | None
+    ) -> list[tuple[Any, ...]]: ...
+
+    async def _write(
+        self, statement: LiteralString, **parameters: str | None
+    ) -> list[tuple[Any, ...]]: ...
+
+    async def _add(self, encoded: list[str]) -> None: ...
+
+
 class AtomicTurn(Session):
     """A session for one turn: reads see what was added, and the end of the block stores it.
 
@@ -46,7 +62,7 @@ class AtomicTurn(Session):
         ...         return await Runner.run(agent, question, session=turn)
     """
 
-    def __init__(self, session: LakebaseSession) -> None:
+    def __init__(self, session: Conversation) -> None:
         self.session_id = session.session_id
         self.session_settings = session.session_settings
         self._session = session

@@ -27,10 +27,10 @@ from lakebase_sessions import (
     TargetNotFound,
     resolve_lakebase_instance_name,
 )
-from lakebase_sessions.target import Address, Kind, Target, resolve, same_host
+from lakebase_sessions.workspace.target import Address, Kind, Target, resolve, same_host
 
 if TYPE_CHECKING:
-    from lakebase_sessions.workspace import Workspace
+    from lakebase_sessions.workspace.api import Workspace
 
 UUID = "0c1d2e3f-aaaa-bbbb-cccc-0123456789ab"
 ZONES = {
@@ -494,7 +494,7 @@ class TestResolve:
     def test_a_change_to_the_read_write_endpoint_is_logged(
         self, workspace: WorkspaceInMemory, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level(logging.INFO, "lakebase_sessions.target"):
+        with caplog.at_level(logging.INFO, "lakebase_sessions.workspace.target"):
             workspace.resolve(REPLICA)
         assert f"'{REPLICA}' only reads; using '{PRIMARY}'" in caplog.text
 

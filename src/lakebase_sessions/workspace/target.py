@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from databricks.sdk.service.postgres import Endpoint
 
-    from lakebase_sessions.workspace import Token, Workspace
+    from lakebase_sessions.workspace.api import Token, Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def resolve_lakebase_instance_name(
     address = Address.parse(name_or_hostname)
     if address.kind is not Kind.HOSTNAME:
         return address.value
-    from lakebase_sessions.workspace import Workspace  # noqa: PLC0415 - loads the SDK
+    from lakebase_sessions.workspace.api import Workspace  # noqa: PLC0415 - loads the SDK
 
     workspace = Workspace(workspace_client, call_timeout_seconds=CALL_TIMEOUT_SECONDS)
     return resolve(address, workspace).name

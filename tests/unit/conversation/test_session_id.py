@@ -18,7 +18,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from lakebase_sessions import InvalidSessionId, InvalidUser, get_session_id
-from lakebase_sessions.session_id import (
+from lakebase_sessions.conversation.session_id import (
     check_session_id,
     scope_to_user,
     user_prefix,
@@ -28,7 +28,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns of its own type hints
     from mlflow.types.responses import ResponsesAgentRequest
 
-LOGGER = "lakebase_sessions.session_id"
+LOGGER = "lakebase_sessions.conversation.session_id"
 A_UUID = "0193d5b2-7c1e-7000-8000-0123456789ab"
 
 

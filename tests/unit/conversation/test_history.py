@@ -10,7 +10,7 @@ from agents.run_internal.items import _TOOL_CALL_TO_OUTPUT_TYPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakebase_sessions.history import without_cut_off_outputs
+from lakebase_sessions.conversation.history import without_cut_off_outputs
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem

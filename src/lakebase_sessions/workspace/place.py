@@ -10,10 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lakebase_sessions.background import in_thread
+from lakebase_sessions.workspace.background import in_thread
 
 if TYPE_CHECKING:
-    from lakebase_sessions.credentials import Credentials
+    from lakebase_sessions.workspace.credentials import Credentials
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,4 @@
-"""The command line: `lakebase-sessions`.
-
-Commands import what they need when they run, so that `--help` answers at once.
-"""
+"""`lakebase-sessions local`: a Lakebase on this machine, in a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,25 +15,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-class _Group(click.Group):
-    """Turns the package's own errors into one message on stderr and exit code 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        from lakebase_sessions.errors import LakebaseSessionsError  # noqa: PLC0415
-
-        try:
-            return super().invoke(ctx)
-        except LakebaseSessionsError as exc:
-            raise click.ClickException(str(exc)) from exc
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="lakebase-sessions")
-def main() -> None:
-    """OpenAI Agents SDK sessions on Databricks Lakebase."""
-
-
-@main.command()
+@click.command()
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),

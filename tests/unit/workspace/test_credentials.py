@@ -22,14 +22,14 @@ from lakebase_sessions import (
     PermissionDenied,
     TargetNotFound,
 )
-from lakebase_sessions import credentials as module
-from lakebase_sessions.credentials import (
+from lakebase_sessions.workspace import credentials as module
+from lakebase_sessions.workspace.api import Token
+from lakebase_sessions.workspace.credentials import (
     LONGEST_BACKOFF_SECONDS,
     RENEW_AFTER,
     SHORTEST_INTERVAL_SECONDS,
     Credentials,
 )
-from lakebase_sessions.workspace import Token
 
 LONG = 1e9
 """Seconds that no test waits for."""

@@ -24,16 +24,16 @@ from mlflow.types.responses import (
 )
 from mlflow.types.responses_helpers import OutputItem
 
+from lakebase_sessions.conversation.history import merge_history
 from lakebase_sessions.errors import InvalidUser, LakebaseSessionsError
 from lakebase_sessions.factory import session_for
-from lakebase_sessions.history import merge_history
 
 if TYPE_CHECKING:
     from agents import Agent, TResponseInputItem
     from agents.result import RunResultStreaming
 
+    from lakebase_sessions.conversation.session import LakebaseSession
     from lakebase_sessions.lakebase import Lakebase
-    from lakebase_sessions.session import LakebaseSession
 
 logger = logging.getLogger(__name__)
 

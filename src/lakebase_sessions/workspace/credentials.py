@@ -13,11 +13,11 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from lakebase_sessions.background import in_thread, wait_for
 from lakebase_sessions.errors import CLOSED, LakebaseNotOpen, LakebaseTimeout, LakebaseUnavailable
+from lakebase_sessions.workspace.background import in_thread, wait_for
 
 if TYPE_CHECKING:
-    from lakebase_sessions.workspace import Token
+    from lakebase_sessions.workspace.api import Token
 
 logger = logging.getLogger(__name__)
 

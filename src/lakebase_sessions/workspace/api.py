@@ -1,7 +1,7 @@
 """The workspace's API as this package uses it: bounded calls, our errors, plain answers.
 
-Everything here blocks and runs in a thread (`background.py`). The SDK's own bounds are no use
-in a server: five minutes of retries a call, and a `Retry-After` of any length is obeyed.
+Everything here blocks and runs in a thread (`background.py` beside it). The SDK's own bounds are no
+use in a server: five minutes of retries a call, and a `Retry-After` of any length is obeyed.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ import psycopg
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from lakebase_sessions import queries
 from lakebase_sessions.errors import (
     GRANT_ACCESS,
     DatabaseFailure,
@@ -31,16 +30,17 @@ from lakebase_sessions.errors import (
     from_connect_error,
     from_statement_error,
 )
-from lakebase_sessions.place import quoted
-from lakebase_sessions.pool import Pool, cut_off, presented, psycopg_of
+from lakebase_sessions.postgres import queries
+from lakebase_sessions.postgres.pool import Pool, cut_off, presented, psycopg_of
+from lakebase_sessions.workspace.place import quoted
 
 if TYPE_CHECKING:
     from databricks_openai.agents import AsyncDatabricksSession
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import PoolProxiedConnection
 
-    from lakebase_sessions.place import Place
-    from lakebase_sessions.workspace import Token
+    from lakebase_sessions.workspace.api import Token
+    from lakebase_sessions.workspace.place import Place
 
 READ_ONLY_SQLSTATE = "25006"
 

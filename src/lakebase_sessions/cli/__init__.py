@@ -1,0 +1,33 @@
+"""The command line: `lakebase-sessions`, a command a file.
+
+Commands import what they need when they run, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lakebase_sessions.cli.local import local
+
+
+class _Group(click.Group):
+    """Turns the package's own errors into one message on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from lakebase_sessions.errors import LakebaseSessionsError  # noqa: PLC0415
+
+        try:
+            return super().invoke(ctx)
+        except LakebaseSessionsError as exc:
+            raise click.ClickException(str(exc)) from exc
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lakebase-sessions")
+def main() -> None:
+    """OpenAI Agents SDK sessions on Databricks Lakebase."""
+
+
+main.add_command(local)

@@ -1,0 +1,1 @@
+"""What a conversation is: its id and user, items, history, the session, the atomic turn."""

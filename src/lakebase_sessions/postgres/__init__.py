@@ -1,0 +1,1 @@
+"""How a statement gets there: pool, engine, and every SQL statement."""

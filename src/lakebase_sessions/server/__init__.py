@@ -1,0 +1,1 @@
+"""What a handler or an app needs: turns, the events of one response, errors as HTTP."""

@@ -1,0 +1,1 @@
+"""Which Lakebase, and as whom: settings, target, the workspace's API, credentials."""
