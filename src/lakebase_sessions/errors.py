@@ -317,7 +317,7 @@ _SQLSTATES: dict[str, _Verdict] = {
 """SQLSTATE, or its class of two characters, to what it means here; the longer key wins."""
 
 
-def from_connect_error(error: psycopg.Error, target: str) -> LakebaseSessionsError:
+def from_connect_error(error: psycopg.Error | OSError, target: str) -> LakebaseSessionsError:
     """The error of this package for a connection to Postgres that could not be opened.
 
     Args:

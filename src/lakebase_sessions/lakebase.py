@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
 
 from lakebase_sessions.conversation.session import LakebaseSession
 from lakebase_sessions.conversation.session_id import check_session_id, scope_to_user
@@ -102,7 +103,10 @@ class Lakebase:
         self._lock = threading.Lock()
         self._place: Future[Place] | None = None
         self._openings: dict[asyncio.AbstractEventLoop, asyncio.Task[LoopEngine]] = {}
-        self._engines: dict[asyncio.AbstractEventLoop, LoopEngine] = {}
+        # Weak: a loop that somebody drops takes its connections with it.
+        self._engines: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopEngine] = (
+            WeakKeyDictionary()
+        )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
@@ -195,7 +199,7 @@ class Lakebase:
         self._see_to_fork()
         self._closed = True  # an opening that is under way sees it when it ends
         with self._lock:
-            engines, self._engines = self._engines, {}
+            engines, self._engines = dict(self._engines), WeakKeyDictionary()
             place, self._place = self._place, None
         if place is not None and place.done() and place.exception() is None:
             place.result().credentials.close()
@@ -249,9 +253,7 @@ class Lakebase:
     def _see_to_fork(self) -> None:
         """In a forked child, leave to the parent what is the parent's."""
         if os.getpid() != self._pid:
-            # Sockets, threads and a lock that may be held. The old engines are kept, unused:
-            # their end would be the end of the parent's connections.
-            self._inherited = self._engines
+            # Sockets, threads and a lock that may be held.
             self._begin_life()
 
     def _opened(self, loop: asyncio.AbstractEventLoop, opening: asyncio.Task[LoopEngine]) -> None:
@@ -286,19 +288,9 @@ class Lakebase:
             ) from error
 
     async def _open_unbounded(self, loop: asyncio.AbstractEventLoop) -> LoopEngine:
-        with self._lock:
-            if self._place is None:
-                self._place = in_thread(self._locate_once, "open")
-            located = self._place
-        try:
-            place = await wait_for(located, self._open_timeout_seconds)
-        except (TimeoutError, asyncio.CancelledError):
-            with self._lock:
-                if self._place is located and not located.done():
-                    self._place = None  # it may hang for ever; the next opening looks anew
-            raise
+        place = await self._place_here()
         engine = await wait_for(
-            in_thread(lambda: LoopEngine(place), "engine"), self._open_timeout_seconds
+            in_thread(lambda: LoopEngine(place, loop), "engine"), self._open_timeout_seconds
         )
         try:
             await engine.ensure_tables(create=self._create_tables)
@@ -312,16 +304,37 @@ class Lakebase:
         await engine.pool.close()
         raise LakebaseNotOpen("This Lakebase was closed while it was opening.")
 
-    def _locate_once(self) -> Place:
-        try:
-            place = self._locate()
-        except BaseException:
+    async def _place_here(self) -> Place:
+        """Where it is; all who ask share one look."""
+        while True:
             with self._lock:
+                begun = None
+                if self._place is None:
+                    self._place = begun = in_thread(self._locate, "open")
+                located = self._place
+            if begun is not None:
+                begun.add_done_callback(self._see_to_located)
+            try:
+                place = await wait_for(located, self._open_timeout_seconds)
+            except (TimeoutError, asyncio.CancelledError):
+                with self._lock:
+                    if self._place is located and not located.done():
+                        self._place = None  # it may hang for ever; the next opening looks anew
+                raise
+            if self._place in (None, located):
+                return place  # else another look was quicker, and counts
+
+    def _see_to_located(self, located: Future[Place]) -> None:
+        """A look has ended, perhaps long after everybody gave it up."""
+        failed = located.exception() is not None
+        with self._lock:
+            if failed and self._place is located:
                 self._place = None  # the next operation tries again
-            raise
-        if self._closed:
-            place.credentials.close()
-        return place
+            elif not failed and self._place is None and not self._closed:
+                self._place = located
+            unused = not failed and self._place is not located
+        if unused:
+            located.result().credentials.close()
 
     def _locate(self) -> Place:
         """From configuration to a host, a user and a token. Blocks; runs in a thread."""

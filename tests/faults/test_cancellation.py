@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import socket
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import psycopg.waiting
 import pytest
@@ -22,12 +21,12 @@ from agents import Agent, function_tool, set_tracing_disabled
 from mlflow.types.responses import ResponsesAgentRequest
 from offline_model import OfflineModel
 from proxy import Proxy
-from sqlalchemy.pool import QueuePool
 
 from faults.interruption import HOW, How, every_how, interrupted
 from faults.witness import Witness
 from lakebase_sessions import Lakebase, LakebaseSession, invoke_turn, stream_turn
 from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.postgres.pool import Pool as ConnectionPool
 
 POOL_SIZE = 1
 
@@ -94,6 +93,11 @@ Pool = Callable[[LakebaseSession, str], Coroutine[Any, Any, None]]
 """Brings the pool behind a session into a state, for an operation."""
 
 
+def _pool_of(session: LakebaseSession) -> ConnectionPool:
+    assert session._loop_engine is not None
+    return session._loop_engine.pool
+
+
 async def _warm(session: LakebaseSession, name: str) -> None:
     """Its connection is open and has done the same before."""
     await OPERATIONS[name].run(session)
@@ -101,7 +105,7 @@ async def _warm(session: LakebaseSession, name: str) -> None:
 
 async def _first(session: LakebaseSession, name: str) -> None:
     """Its connection is open and has done everything else before: what is prepared differs."""
-    await session.engine.dispose()
+    _pool_of(session).close_idle()
     for other, operation in OPERATIONS.items():
         if other != name:
             await operation.run(session)
@@ -109,15 +113,15 @@ async def _first(session: LakebaseSession, name: str) -> None:
 
 async def _cold(session: LakebaseSession, name: str) -> None:
     """There is no connection."""
-    await session.engine.dispose()
+    _pool_of(session).close_idle()
 
 
 async def _dead(session: LakebaseSession, name: str) -> None:
     """Its connection has come to its end."""
-    connection: Any = await session.engine.raw_connection()
-    with socket.socket(fileno=os.dup(connection.driver_connection.pgconn.socket)) as stream:
-        stream.shutdown(socket.SHUT_RDWR)
-    connection.close()
+    pool = _pool_of(session)
+    connection = await pool.take(math.inf)
+    connection.cut_off()
+    pool.put_back(connection)
 
 
 READ_WRITE_BOTH = ["get_items", "add_items", "turn"]
@@ -166,7 +170,7 @@ async def _interrupted_everywhere(
 
             came_to_it = await interrupted(partial(operation.run, session), at, how)
 
-            assert cast("QueuePool", session.engine.pool).checkedout() == 0
+            assert _pool_of(session)._in_use == 0
             possible = [operation.after, BEFORE] if came_to_it else [operation.after]
             assert witness.stored(session.session_id) in possible
             await check(session, witness)

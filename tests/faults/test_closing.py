@@ -14,7 +14,7 @@ from conftest import admin
 
 from faults.backends import blocked
 from faults.checker import Checker
-from faults.interruption import How, every_how, interrupted, with_step
+from faults.interruption import HOW, How, every_how, interrupted, with_step
 from faults.witness import Witness
 from lakebase_sessions import Lakebase, LakebaseNotOpen, LakebaseUnavailable
 from lakebase_sessions.local import LocalLakebase
@@ -68,7 +68,8 @@ async def test_cancelled_close(
             break
 
 
-@every_how
+# "answered" is no way to cut anything off: what close() waits for is that it has ended.
+@pytest.mark.parametrize("how", [how for how in HOW if how != "answered"])
 async def test_cancelled_close_under_writes(
     local: LocalLakebase, database: str, witness: Witness, how: How
 ) -> None:
@@ -103,7 +104,7 @@ async def test_close_at_every_step(
         if state != "not open":
             await session.get_items()
         if state == "cold":
-            await session.engine.dispose()
+            session._loop_engine.pool.close_idle()  # type: ignore[union-attr]
         closing: list[asyncio.Task[None]] = []
         adding, came_to_it = await with_step(
             partial(session.add_items, ADDED), at, partial(start_closing, lakebase, closing)

@@ -102,7 +102,7 @@ async def test_fifty_conversations_outlive_their_tokens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Dozens of logins a second, and no call fails; the workspace is asked about once a second."""
-    monkeypatch.setattr(pool, "POOL_RECYCLE_SECONDS", 0.05)
+    monkeypatch.setattr(pool, "LIFETIME_SECONDS", 0.05)
     set_clock(ahead_seconds)
     checker = Checker()
 

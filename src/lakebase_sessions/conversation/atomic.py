@@ -46,6 +46,8 @@ class Conversation(Protocol):
         self, statement: LiteralString, **parameters: str | None
     ) -> list[tuple[Any, ...]]: ...
 
+    async def _open(self) -> Any: ...
+
     async def _add(self, encoded: list[str]) -> None: ...
 
 
@@ -77,6 +79,7 @@ class AtomicTurn(Session):
     async def __aenter__(self) -> Self:
         if self._state is not _State.NEW:
             raise TurnNotOpen("A turn begins once; session.turn() makes the next one.")
+        await self._session._open()
         self._state = _State.OPEN
         return self
 

@@ -29,6 +29,10 @@ class Owner(Protocol):
         """The engine of the running loop, opened if need be."""
 
 
+class _NotUsedYet(LakebaseNotOpen, AttributeError):
+    """Both, so that `hasattr` is False and whoever catches this package's errors has it."""
+
+
 class LakebaseSession(AsyncDatabricksSession):
     """A conversation in a Lakebase; made by `session_for` or `Lakebase.session`.
 
@@ -82,6 +86,7 @@ class LakebaseSession(AsyncDatabricksSession):
 
     async def _latest(self, count: int) -> list[TResponseInputItem]:
         if count == 0:
+            await self._open()
             return []
         fetched = count
         while True:
@@ -101,8 +106,10 @@ class LakebaseSession(AsyncDatabricksSession):
         await self._add(encode(items))
 
     async def _add(self, encoded: list[str]) -> None:
-        if encoded:
-            await self._write(queries.ADD_ITEMS, items="\n".join(encoded), count=str(len(encoded)))
+        if not encoded:
+            await self._open()
+            return
+        await self._write(queries.ADD_ITEMS, items="\n".join(encoded), count=str(len(encoded)))
 
     async def pop_item(self) -> TResponseInputItem | None:
         """Remove and return the latest item, or None. One round trip.
@@ -129,13 +136,9 @@ class LakebaseSession(AsyncDatabricksSession):
         Raises:
             LakebaseNotOpen: Nothing was awaited yet; `await lakebase.open()` first.
         """
-        engine = self._loop_engine
-        if engine is None:
-            raise LakebaseNotOpen(
-                "This session has not been used yet, so there is no engine: `await "
-                "lakebase.open()` and one awaited call come first."
-            )
-        return engine.transactional
+        if self._loop_engine is None:
+            raise AttributeError  # __getattr__ says more
+        return self._loop_engine.transactional
 
     async def _write(
         self, statement: LiteralString, **parameters: str | None
@@ -171,10 +174,9 @@ class LakebaseSession(AsyncDatabricksSession):
     def __getattr__(self, name: str) -> Any:
         """What the base class's constructor would have set up is looked up where it did."""
         if self._loop_engine is None:
-            raise AttributeError(
-                f"A LakebaseSession has no attribute {name!r} before its first use.",
-                name=name,
-                obj=self,
+            raise _NotUsedYet(
+                f"This session has no attribute {name!r} before its first use: `await "
+                "lakebase.open()` and one awaited call come first."
             )
         return getattr(self._loop_engine.prototype, name)
 

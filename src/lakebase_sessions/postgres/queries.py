@@ -74,7 +74,7 @@ WITH created AS (
         + (1 + (%(count)s::integer + 99) / 100) * interval '1 us'
     WHERE session_id = %(session_id)s
         AND updated_at = %(updated_at)s::timestamp
-        AND %(newest)s::integer IS NOT DISTINCT FROM (
+        AND %(newest)s::bigint IS NOT DISTINCT FROM (
             SELECT id FROM agent_messages
             WHERE session_id = %(session_id)s
             ORDER BY created_at DESC, id DESC
@@ -85,7 +85,7 @@ WITH created AS (
     SELECT * FROM created UNION ALL SELECT * FROM moved
 ), popped AS (
     DELETE FROM agent_messages USING session
-    WHERE id = ANY (string_to_array(%(popped)s, ',')::integer[])
+    WHERE id = ANY (string_to_array(%(popped)s, ',')::bigint[])
 ), added AS (
     INSERT INTO agent_messages (session_id, message_data, created_at)
     SELECT session.session_id, added.message_data,
