@@ -101,7 +101,8 @@ class Lakebase:
         """The state that belongs to one process; a forked child begins with its own."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._place: Future[Place] | None = None
+        self._place: Place | None = None
+        self._looking: Future[Place] | None = None
         self._openings: dict[asyncio.AbstractEventLoop, asyncio.Task[LoopEngine]] = {}
         # Weak: a loop that somebody drops takes its connections with it.
         self._engines: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopEngine] = (
@@ -176,10 +177,9 @@ class Lakebase:
         return self._located().user
 
     def _located(self) -> Place:
-        place = self._place
-        if place is None or not place.done():
+        if self._place is None:
             raise LakebaseNotOpen("This Lakebase is not open yet: `await lakebase.open()` first.")
-        return place.result()
+        return self._place
 
     async def open(self) -> Self:
         """Find the Lakebase, connect, and see to the tables, instead of at the first request.
@@ -201,8 +201,8 @@ class Lakebase:
         with self._lock:
             engines, self._engines = dict(self._engines), WeakKeyDictionary()
             place, self._place = self._place, None
-        if place is not None and place.done() and place.exception() is None:
-            place.result().credentials.close()
+        if place is not None:
+            place.credentials.close()
         here = engines.pop(asyncio.get_running_loop(), None)
         elsewhere = [
             asyncio.wrap_future(asyncio.run_coroutine_threadsafe(engine.pool.close(), loop))
@@ -306,35 +306,35 @@ class Lakebase:
 
     async def _place_here(self) -> Place:
         """Where it is; all who ask share one look."""
-        while True:
+        while not self._closed:
             with self._lock:
-                begun = None
-                if self._place is None:
-                    self._place = begun = in_thread(self._locate, "open")
-                located = self._place
-            if begun is not None:
-                begun.add_done_callback(self._see_to_located)
+                if self._place is not None:
+                    return self._place
+                begins = self._looking is None
+                looking = self._looking = self._looking or in_thread(self._locate, "open")
+            if begins:
+                looking.add_done_callback(self._looked)
             try:
-                place = await wait_for(located, self._open_timeout_seconds)
+                await wait_for(looking, self._open_timeout_seconds)
             except (TimeoutError, asyncio.CancelledError):
                 with self._lock:
-                    if self._place is located and not located.done():
-                        self._place = None  # it may hang for ever; the next opening looks anew
+                    if self._looking is looking:
+                        self._looking = None  # it may hang for ever; the next opening looks anew
                 raise
-            if self._place in (None, located):
-                return place  # else another look was quicker, and counts
+        raise LakebaseNotOpen("This Lakebase was closed while it was opening.")
 
-    def _see_to_located(self, located: Future[Place]) -> None:
+    def _looked(self, looking: Future[Place]) -> None:
         """A look has ended, perhaps long after everybody gave it up."""
-        failed = located.exception() is not None
         with self._lock:
-            if failed and self._place is located:
-                self._place = None  # the next operation tries again
-            elif not failed and self._place is None and not self._closed:
-                self._place = located
-            unused = not failed and self._place is not located
-        if unused:
-            located.result().credentials.close()
+            if self._looking is looking:
+                self._looking = None  # of a failure too: the next operation tries again
+            if looking.exception() is not None:
+                return
+            place = looking.result()
+            if self._place is None and not self._closed:
+                self._place = place
+                return
+        place.credentials.close()  # another look was quicker
 
     def _locate(self) -> Place:
         """From configuration to a host, a user and a token. Blocks; runs in a thread."""

@@ -74,7 +74,7 @@ def set_clock(local: LocalLakebase, monkeypatch: pytest.MonkeyPatch) -> SetClock
 
 def credentials_of(lakebase: Lakebase) -> Any:
     assert lakebase._place is not None
-    return lakebase._place.result().credentials
+    return lakebase._place.credentials
 
 
 def new_token(local: LocalLakebase, target: str) -> Token:

@@ -199,7 +199,7 @@ async def test_no_call_to_the_workspace_from_the_loops_thread(
     client = WorkspaceClient(config=Config(host=local.url, credentials_strategy=Login()))
     async with Lakebase("local", workspace_client=client, database=database) as lakebase:
         await asyncio.gather(*(lakebase.session(n).get_items() for n in range(20)))
-        credentials = lakebase._place.result().credentials  # type: ignore[union-attr]
+        credentials = lakebase._place.credentials  # type: ignore[union-attr]
         await credentials.ready(rejected=credentials.token)
     assert len(signed_in) >= 4
     assert threading.get_ident() not in signed_in

@@ -244,6 +244,38 @@ async def test_the_engine_is_for_transactions(lakebase: Lakebase) -> None:
     assert await session.get_items() == [HELLO]
 
 
+@pytest.mark.parametrize("items", [None, "hello", {"role": "user", "content": "hello"}, 7])
+async def test_what_is_no_list_of_items_is_refused(lakebase: Lakebase, items: Any) -> None:
+    with pytest.raises(InvalidItems):
+        await lakebase.session("s").add_items(items)
+    assert await lakebase.session("s").get_items() == []
+
+
+async def test_before_first_use_attributes_are_not_there(lakebase: Lakebase) -> None:
+    """For `hasattr`; whoever asks outright is told what to do."""
+    session = lakebase.session("s")
+    assert not hasattr(session, "engine")
+    assert not hasattr(session, "_messages")
+    with pytest.raises(LakebaseNotOpen, match=r"lakebase\.open"):
+        _ = session.engine
+    await session.get_items()
+    assert hasattr(session, "engine")
+    assert hasattr(session, "_messages")
+    assert not hasattr(session, "no_such_thing")
+
+
+async def test_after_close_what_would_do_nothing_is_refused_too(lakebase: Lakebase) -> None:
+    session, windowed = lakebase.session("s"), lakebase.session("s", history_limit=0)
+    await session.get_items()
+    await lakebase.close()
+    for call in (session.add_items([]), session.get_items(0), windowed.get_items()):
+        with pytest.raises(LakebaseNotOpen):
+            await call
+    with pytest.raises(LakebaseNotOpen):
+        async with windowed.turn() as turn:
+            await turn.get_items()
+
+
 async def test_a_session_is_cheap_and_holds_nothing(lakebase: Lakebase) -> None:
     assert repr(lakebase.session("s")) == "<LakebaseSession 's' in <Lakebase 'local', not open>>"
     assert isinstance(lakebase.session("s"), LakebaseSession)
