@@ -78,6 +78,12 @@ def login(
     )
 
 
+def folder_of(local: LocalLakebase) -> Path:
+    postgres = local._started_server().postgres
+    assert postgres is not None
+    return postgres.data
+
+
 def call(
     local: LocalLakebase, method: str, path: str, content: bytes = b"", token: str | None = None
 ) -> tuple[int, dict[str, Any]]:
@@ -351,7 +357,7 @@ class TestTokens:
             new = mint(local)
             assert new != old
             login(local, new).close()
-            log = (local._postgres.data / "postgres.log").read_text()  # type: ignore[union-attr]
+            log = (folder_of(local) / "postgres.log").read_text()
         assert "expired password" in log
         assert old not in log
         assert new not in log
@@ -603,8 +609,7 @@ class TestLife:
         threads = set(threading.enumerate())
         children = psutil.Process().children()
         local = LocalLakebase().start()
-        assert local._postgres is not None
-        folder = local._postgres.data
+        folder = folder_of(local)
         token = local.environ["DATABRICKS_TOKEN"]
         url = local.url
         local.fault("/hangs", hang=True)

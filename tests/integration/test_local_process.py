@@ -219,7 +219,7 @@ def test_a_program_that_is_killed_leaves_nothing(
     data = tmp_path / "data"
     with program(
         f"local = LocalLakebase({'None' if where == 'None' else repr(str(data))}).start()\n"
-        "print(local._postgres.data, local._postgres._process.pid, flush=True)\n"
+        "print(local._server.postgres.data, local._server.postgres._process.pid, flush=True)\n"
         "time.sleep(60)\n"
     ) as (process, (folder, pid)):
         server = psutil.Process(int(pid))
@@ -255,7 +255,7 @@ def test_a_forked_child_does_not_keep_it(tmp_path: Path) -> None:
     with program(
         f"local = LocalLakebase({str(tmp_path / 'data')!r}).start()\n"
         "if os.fork() == 0 and (grandchild := os.fork()):\n"
-        "    print(os.getpid(), grandchild, local._postgres._process.pid, flush=True)\n"
+        "    print(os.getpid(), grandchild, local._server.postgres._process.pid, flush=True)\n"
         "time.sleep(60)\n"
     ) as (process, pids):
         *family, server = (psutil.Process(int(pid)) for pid in pids)
