@@ -20,6 +20,7 @@ from databricks.sdk import errors as sdk
 from databricks.sdk.config import Config
 from databricks.sdk.service.database import DatabaseInstanceState
 from databricks.sdk.service.postgres import EndpointStatusState, EndpointType
+from logins import DATABASE, login, mint
 from psycopg.conninfo import make_conninfo
 
 from lakebase_sessions.errors import LocalLakebaseError
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ENDPOINT = "projects/local/branches/production/endpoints/primary"
-DATABASE = "databricks_postgres"
 DEVELOPER = "developer@example.com"
 
 pytestmark = pytest.mark.upstream_logs
@@ -58,23 +58,6 @@ def impatient(local: LocalLakebase, *, retry_seconds: int = 1) -> WorkspaceClien
             retry_timeout_seconds=retry_seconds,
             http_timeout_seconds=1,
         )
-    )
-
-
-def mint(local: LocalLakebase, user: str | None = None) -> str:
-    credential = local.workspace_client(user).database.generate_database_credential(
-        instance_names=["local"]
-    )
-    assert credential.token
-    return credential.token
-
-
-def login(
-    local: LocalLakebase, token: str, user: str = DEVELOPER, database: str = DATABASE
-) -> psycopg.Connection[tuple[Any, ...]]:
-    # As upstream does it: port and sslmode are fixed there.
-    return psycopg.connect(
-        host=local.host, port=5432, sslmode="require", user=user, dbname=database, password=token
     )
 
 

@@ -140,7 +140,7 @@ def plane() -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="module")
 def workspace(plane: ControlPlane) -> Workspace:
-    token = plane.identities["mia"].workspace_token
+    token = plane.identities["mia"].secret
     client = WorkspaceClient(host=plane.http.url, token=token, auth_type="pat")
     return Workspace(client, call_timeout_seconds=10)
 

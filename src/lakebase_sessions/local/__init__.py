@@ -14,6 +14,7 @@ that already runs (`dsn=`).
 """
 
 from lakebase_sessions.local.http_server import Fault, Request
+from lakebase_sessions.local.identities import ServicePrincipal
 from lakebase_sessions.local.lakebase import (
     DEFAULT_ENDPOINT,
     DEFAULT_INSTANCE,
@@ -28,4 +29,5 @@ __all__ = [
     "Fault",
     "LocalLakebase",
     "Request",
+    "ServicePrincipal",
 ]

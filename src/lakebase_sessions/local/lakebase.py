@@ -8,6 +8,8 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,13 +17,15 @@ from lakebase_sessions.errors import LocalLakebaseError
 from lakebase_sessions.local import server
 from lakebase_sessions.local.control_plane import ControlPlane
 from lakebase_sessions.local.http_server import Fault, Request
+from lakebase_sessions.local.identities import ServicePrincipal
+from lakebase_sessions.local.role_api import RoleApi
 
 if TYPE_CHECKING:
     import datetime as dt
 
     from databricks.sdk import WorkspaceClient
 
-    from lakebase_sessions.local.roles import Roles
+    from lakebase_sessions.local.identities import Identities
 
 DEFAULT_USER = "developer@example.com"
 """Exists from the start and owns the default database."""
@@ -105,14 +109,24 @@ class LocalLakebase:
         self._plane = ControlPlane(port=self._port, page_size=self._page_size, mint=self._mint)
         if self._dsn is None:
             self._server = server.embedded(
-                self._data, version=self._version, token_lifetime_seconds=self._token_lifetime
+                self._data,
+                self._plane.identities,
+                version=self._version,
+                token_lifetime_seconds=self._token_lifetime,
             )
         else:
-            self._server = server.given(self._dsn, token_lifetime_seconds=self._token_lifetime)
-        self.add_user(DEFAULT_USER)
+            self._server = server.given(
+                self._dsn,
+                self._plane.identities,
+                token_lifetime_seconds=self._token_lifetime,
+            )
+        self._plane.role_api = RoleApi(
+            self._plane.identities, self._server.roles, publish=self._server.tokens.publish
+        )
+        self.add_user(DEFAULT_USER, can_manage=True)
         if self._dsn is None:
-            self._server.roles.adopt_all_databases()
-        self._server.roles.adopt_database(self._database, owner=DEFAULT_USER)
+            self._server.databases.adopt_all()
+        self._server.databases.adopt(self._database, owner=DEFAULT_USER)
         self.add_instance(DEFAULT_INSTANCE)
         self.add_endpoint(DEFAULT_ENDPOINT)
         self._plane.http.start()
@@ -174,19 +188,33 @@ class LocalLakebase:
         """The environment variables that lead a process here, as the default user."""
         return {
             "DATABRICKS_HOST": self.url,
-            "DATABRICKS_TOKEN": self._token(None),
+            "DATABRICKS_TOKEN": self._identities()[DEFAULT_USER].secret,
             "LAKEBASE_INSTANCE_NAME": DEFAULT_INSTANCE,
         }
 
     def workspace_client(self, user: str | None = None) -> WorkspaceClient:
-        """Return the real SDK's client, as `user` or as the default user."""
+        """Return the real SDK's client, as `user` or as the default user.
+
+        Args:
+            user: User name, or a service principal's client id; that one logs in by OAuth.
+        """
         from databricks.sdk import WorkspaceClient  # noqa: PLC0415
 
-        return WorkspaceClient(host=self.url, token=self._token(user), auth_type="pat")
+        known = self._identities()[user or DEFAULT_USER]
+        if known.kind == "SERVICE_PRINCIPAL":
+            return WorkspaceClient(
+                host=self.url,
+                client_id=known.name,
+                client_secret=known.secret,
+                auth_type="oauth-m2m",
+            )
+        return WorkspaceClient(host=self.url, token=known.secret, auth_type="pat")
 
-    # Users
+    # Who is in the workspace
 
-    def add_user(self, name: str, *, can_create: bool = True) -> str:
+    def add_user(
+        self, name: str, *, can_create: bool = True, can_manage: bool = False, role: bool = True
+    ) -> str:
         """Let someone in, and return the token for the workspace.
 
         Args:
@@ -194,18 +222,81 @@ class LocalLakebase:
                 token and gets the permissions of this call; somebody revoked gets a new token.
             can_create: Whether the role may create schemas and tables, as with
                 `CAN_CONNECT_AND_CREATE`; otherwise it may connect and look.
+            can_manage: Whether they have CAN MANAGE: they may make roles for others, and their
+                own role is in `databricks_superuser` and has CREATEROLE, CREATEDB and BYPASSRLS.
+            role: Whether there is a role at all. Without one they are in the workspace and get
+                database tokens, but Postgres refuses the login, until somebody makes the role.
         """
-        self._started_roles().add(name, can_create=can_create)
-        return self._started_plane().identities.add_user(name).workspace_token
+        if role:
+            self._started_server().roles.add(
+                name, "USER", can_create=can_create, can_manage=can_manage
+            )
+        secret = self._identities().add_user(name, can_manage=can_manage).secret
+        self._started_server().tokens.publish()
+        return secret
+
+    def add_service_principal(
+        self,
+        display_name: str,
+        *,
+        client_id: str | None = None,
+        can_create: bool = True,
+        can_manage: bool = False,
+        role: bool = True,
+    ) -> ServicePrincipal:
+        """Let a program in, and return what it logs in with by OAuth, in place of a token.
+
+        Args:
+            display_name: What people call it. Two may have the same.
+            client_id: Its application id, and so the Postgres role; None makes one. One that is
+                there already keeps its secret, as a user's token is kept.
+            can_create: As for a user.
+            can_manage: As for a user.
+            role: As for a user.
+
+        Example::
+
+            app = local.add_service_principal("my-app")
+            WorkspaceClient(
+                host=local.url, client_id=app.client_id, client_secret=app.client_secret
+            )
+        """
+        client_id = client_id or str(uuid.uuid4())
+        if role:
+            self._started_server().roles.add(
+                client_id, "SERVICE_PRINCIPAL", can_create=can_create, can_manage=can_manage
+            )
+        known = self._identities().add_service_principal(
+            client_id, display_name, can_manage=can_manage
+        )
+        self._started_server().tokens.publish()
+        return ServicePrincipal(known.name, known.secret)
+
+    def add_group(self, name: str, members: Iterable[str] = ()) -> None:
+        """Add a group to the workspace, or replace its members.
+
+        It has no Postgres role until somebody makes one. Then its members may log in as the
+        group, each with their own token; the role takes that of the member who asked last.
+
+        Args:
+            name: Its display name.
+            members: User names and client ids of some who are in the workspace.
+        """
+        self._identities().add_group(name, members)
+        self._started_server().tokens.check_members(name)
+        self._started_server().tokens.publish()
 
     def revoke_user(self, name: str) -> None:
         """Take the database from someone: credentials answer 403, logins fail.
 
         The database token that was handed out dies too. Open connections go on, as they do on
         the platform.
+
+        Args:
+            name: User name, or a service principal's client id.
         """
-        self._started_plane().identities[name].revoked = True
-        self._started_roles().revoke(name)
+        self._identities()[name].revoked = True
+        self._started_server().tokens.revoke(name)
 
     # Instances, endpoints, databases
 
@@ -281,11 +372,11 @@ class LocalLakebase:
             name: Its name.
             template: Database to copy; nobody may be connected to it.
         """
-        self._started_roles().create_database(name, owner=DEFAULT_USER, template=template)
+        self._started_server().databases.create(name, owner=DEFAULT_USER, template=template)
 
     def drop_database(self, name: str) -> None:
         """Drop a database and end its sessions. One that is not there is fine."""
-        self._started_roles().drop_database(name)
+        self._started_server().databases.drop(name)
 
     # For tests
 
@@ -345,10 +436,10 @@ class LocalLakebase:
         return list(self._started_plane().http.requests)
 
     def _mint(self, name: str) -> tuple[str, dt.datetime]:
-        return self._started_roles().mint(name)
+        return self._started_server().tokens.mint(name)
 
-    def _token(self, user: str | None) -> str:
-        return self._started_plane().identities[user or DEFAULT_USER].workspace_token
+    def _identities(self) -> Identities:
+        return self._started_plane().identities
 
     def _started_plane(self) -> ControlPlane:
         if self._plane is None:
@@ -359,6 +450,3 @@ class LocalLakebase:
         if self._server is None:
             raise LocalLakebaseError("This LocalLakebase is not started.")
         return self._server
-
-    def _started_roles(self) -> Roles:
-        return self._started_server().roles

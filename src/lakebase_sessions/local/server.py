@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING
 from lakebase_sessions.errors import LocalLakebaseError
 
 if TYPE_CHECKING:
+    from lakebase_sessions.local.databases import Databases
+    from lakebase_sessions.local.identities import Identities
     from lakebase_sessions.local.postgres import EmbeddedPostgres
+    from lakebase_sessions.local.radius import RadiusServer
     from lakebase_sessions.local.roles import Roles
+    from lakebase_sessions.local.tokens import Tokens
 
 
 @dataclass
@@ -25,8 +29,11 @@ class Server:
     admin_dsn: str
     """Conninfo of a superuser."""
     roles: Roles
+    tokens: Tokens
+    databases: Databases
     postgres: EmbeddedPostgres | None = None
     """The process, if it is ours."""
+    radius: RadiusServer | None = None
 
     @property
     def running(self) -> bool:
@@ -34,22 +41,27 @@ class Server:
         return self.postgres is None or self.postgres.running
 
     def stop(self) -> None:
-        """Stop it, or leave it without the roles that were made here."""
+        """Stop it, or leave it without what was made here."""
         if self.postgres is not None:
             self.postgres.stop()
+            if self.radius is not None:
+                self.radius.stop()
             return
         import psycopg  # noqa: PLC0415
 
         # The server may have gone first, and then so have its roles or the way to them.
         with contextlib.suppress(psycopg.Error):
+            self.databases.leave()
             self.roles.drop_all()
 
 
-def embedded(data: Path | None, *, version: int, token_lifetime_seconds: float) -> Server:
+def embedded(
+    data: Path | None, identities: Identities, *, version: int, token_lifetime_seconds: float
+) -> Server:
     """Start an embedded server; as for `LocalLakebase`."""
     from psycopg.conninfo import make_conninfo  # noqa: PLC0415
 
-    from lakebase_sessions.local.roles import Roles  # noqa: PLC0415
+    from lakebase_sessions.local.radius import RadiusServer  # noqa: PLC0415
 
     try:
         with warnings.catch_warnings():
@@ -63,25 +75,46 @@ def embedded(data: Path | None, *, version: int, token_lifetime_seconds: float) 
     postgres = EmbeddedPostgres(data, version=version)
     try:
         postgres.start()
+        host = str(postgres.socket_dir)
+        dsn = make_conninfo(host=host, port=5432, user=ADMIN_ROLE, dbname="postgres")
+        server = _server(
+            dsn, host, version, identities, token_lifetime_seconds=token_lifetime_seconds
+        )
     except BaseException:
         postgres.stop()
         raise
-    host = str(postgres.socket_dir)
-    admin_dsn = make_conninfo(host=host, port=5432, user=ADMIN_ROLE, dbname="postgres")
-    roles = Roles(admin_dsn, token_lifetime_seconds=token_lifetime_seconds)
-    return Server(host, version, admin_dsn, roles, postgres)
+    radius = RadiusServer(server.tokens.accepts)
+    server.postgres, server.radius = postgres, radius
+    server.tokens.check_elsewhere = lambda users: postgres.check_by_radius(
+        users, port=radius.port, secret=radius.secret
+    )
+    return server
 
 
-def given(dsn: str, *, token_lifetime_seconds: float) -> Server:
+def given(dsn: str, identities: Identities, *, token_lifetime_seconds: float) -> Server:
     """Use a server that already runs; as for `LocalLakebase`."""
-    from lakebase_sessions.local.roles import Roles  # noqa: PLC0415
+    from lakebase_sessions.local.admin import Admin  # noqa: PLC0415
 
-    roles = Roles(dsn, token_lifetime_seconds=token_lifetime_seconds)
-    host, port, version = roles.inspect()
+    host, port, version = Admin(dsn).inspect()
     if port != 5432:
         raise LocalLakebaseError(
             f"The PostgreSQL of the given DSN listens on port {port}, but databricks-ai-bridge "
             "always connects to port 5432. Give it that port, on another address if 5432 is "
             "taken on this one (for a container: -p 127.0.0.2:5432:5432)."
         )
-    return Server(host, version, dsn, roles)
+    return _server(dsn, host, version, identities, token_lifetime_seconds=token_lifetime_seconds)
+
+
+def _server(
+    dsn: str, host: str, version: int, identities: Identities, *, token_lifetime_seconds: float
+) -> Server:
+    from lakebase_sessions.local.admin import Admin  # noqa: PLC0415
+    from lakebase_sessions.local.databases import Databases  # noqa: PLC0415
+    from lakebase_sessions.local.roles import Roles  # noqa: PLC0415
+    from lakebase_sessions.local.tokens import Tokens  # noqa: PLC0415
+
+    admin = Admin(dsn)
+    roles = Roles(admin)
+    roles.set_up()
+    tokens = Tokens(admin, identities, lifetime_seconds=token_lifetime_seconds)
+    return Server(host, version, dsn, roles, tokens, Databases(admin, roles))

@@ -93,6 +93,32 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
+def end_leftovers(cluster: Path) -> None:
+    """End the server that a killed process left on this folder, and what that one left."""
+    pid_file = cluster / "postmaster.pid"
+    if not pid_file.exists():
+        return
+    # By what a process is and where it works, not by the pid in the file: that number may be
+    # another program's by now.
+    postmaster, orphans = None, []
+    pid = pid_file.read_text().partition("\n")[0]
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "postgres" and Path(process.cwd()) == cluster:
+                if str(process.pid) == pid:
+                    postmaster = process
+                else:
+                    orphans.append(process)
+    if postmaster is not None:
+        end(postmaster)  # it ends its own children, in good order
+    for process in orphans:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+        while lives(process):
+            time.sleep(0.01)
+    pid_file.unlink(missing_ok=True)
+
+
 def main() -> None:
     """Wait for the end of the owner, and clean up after it."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
