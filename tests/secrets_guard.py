@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 from servers import PASSWORD
 
-from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.local.identities import Identities
 from lakebase_sessions.local.tokens import Tokens
 
@@ -37,8 +36,7 @@ class SecretsGuard:
 
     def watch(self) -> None:
         """From now on, see whatever is issued, logged, caught, or read from a process."""
-        self._after(LocalLakebase, "add_user", self._secrets.add)
-        self._after(Identities, "add_service_principal", lambda app: self._secrets.add(app.secret))
+        self._after(Identities, "add", lambda known: self._secrets.add(known.secret))
         self._after(Identities, "log_in", self._secrets.add)
         self._after(Tokens, "mint", lambda minted: self._secrets.add(minted[0]))
         self._after(subprocess.Popen, "communicate", self._see_output)

@@ -363,7 +363,7 @@ class TestTokens:
 
     def test_no_secret_is_shown(self, local: LocalLakebase) -> None:
         secrets = [*local.environ.values()][1], mint(local)
-        shown = repr(local) + repr(local.requests) + repr(local.fault()) + repr(local._plane)
+        shown = repr(local) + repr(local.requests) + repr(local.fault()) + repr(local._running)
         assert not [secret for secret in secrets if secret in shown]
 
 

@@ -219,7 +219,8 @@ def test_a_program_that_is_killed_leaves_nothing(
     data = tmp_path / "data"
     with program(
         f"local = LocalLakebase({'None' if where == 'None' else repr(str(data))}).start()\n"
-        "print(local._server.postgres.data, local._server.postgres._process.pid, flush=True)\n"
+        "postgres = local._started_server().postgres\n"
+        "print(postgres.data, postgres._process.pid, flush=True)\n"
         "time.sleep(60)\n"
     ) as (process, (folder, pid)):
         server = psutil.Process(int(pid))
@@ -254,8 +255,9 @@ def test_a_forked_child_does_not_keep_it(tmp_path: Path) -> None:
     """It inherits the pipe and the lock; when the parent is killed, both are free all the same."""
     with program(
         f"local = LocalLakebase({str(tmp_path / 'data')!r}).start()\n"
+        "server = local._started_server().postgres._process.pid\n"
         "if os.fork() == 0 and (grandchild := os.fork()):\n"
-        "    print(os.getpid(), grandchild, local._server.postgres._process.pid, flush=True)\n"
+        "    print(os.getpid(), grandchild, server, flush=True)\n"
         "time.sleep(60)\n"
     ) as (process, pids):
         *family, server = (psutil.Process(int(pid)) for pid in pids)

@@ -132,7 +132,7 @@ targets = st.one_of(
 def plane() -> Iterator[ControlPlane]:
     """A workspace without a Lakebase in it."""
     plane = ControlPlane(port=0, page_size=100, mint=lambda _user: pytest.fail("nothing to mint"))
-    plane.identities.add_user("mia")
+    plane.identities.add("mia", "USER", "mia", can_manage=False)
     plane.http.start()
     yield plane
     plane.http.stop()

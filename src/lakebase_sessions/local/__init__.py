@@ -13,6 +13,7 @@ PostgreSQL comes with `pip install 'lakebase-sessions[local]'`, or is a server
 that already runs (`dsn=`).
 """
 
+from lakebase_sessions.local.compute import Compute
 from lakebase_sessions.local.http_server import Fault, Request
 from lakebase_sessions.local.identities import ServicePrincipal
 from lakebase_sessions.local.lakebase import (
@@ -26,6 +27,7 @@ __all__ = [
     "DEFAULT_ENDPOINT",
     "DEFAULT_INSTANCE",
     "DEFAULT_USER",
+    "Compute",
     "Fault",
     "LocalLakebase",
     "Request",

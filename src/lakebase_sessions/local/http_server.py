@@ -188,8 +188,9 @@ class HttpServer(ThreadingHTTPServer):
 
     # Faults
 
-    def add_fault(self, fault: Fault) -> Fault:
-        """Put a fault in force."""
+    def add_fault(self, **fields: Any) -> Fault:
+        """Put a fault in force, with these of its fields."""
+        fault = Fault(self, **fields)
         with self._faults_lock:
             self._faults.append(fault)
         return fault

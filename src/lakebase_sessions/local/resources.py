@@ -84,6 +84,13 @@ class Resources:
         parent = {"parent": _match(path)["branch"]}
         self._endpoints[path] = _resource(path, status) | parent
 
+    def set_state(self, path: str, state: str, *, disabled: bool) -> None:
+        """Change what is known of an endpoint's compute. One that is not there is fine."""
+        endpoint = self._endpoints.get(path)
+        if endpoint is not None:
+            status = endpoint["status"] | {"current_state": state, "disabled": disabled}
+            self._endpoints[path] = endpoint | {"status": status}
+
     def remove_endpoint(self, path: str) -> None:
         """Remove an endpoint. One that is not there is fine."""
         self._endpoints.pop(path, None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lakebase_sessions.errors import LocalLakebaseError
 
 if TYPE_CHECKING:
+    from lakebase_sessions.local.admin import Admin
     from lakebase_sessions.local.databases import Databases
     from lakebase_sessions.local.identities import Identities
     from lakebase_sessions.local.postgres import EmbeddedPostgres
@@ -26,8 +27,7 @@ class Server:
     host: str
     """What a client passes to libpq as host; the port is 5432."""
     version: int
-    admin_dsn: str
-    """Conninfo of a superuser."""
+    admin: Admin
     roles: Roles
     tokens: Tokens
     databases: Databases
@@ -117,4 +117,4 @@ def _server(
     roles = Roles(admin)
     roles.set_up()
     tokens = Tokens(admin, identities, lifetime_seconds=token_lifetime_seconds)
-    return Server(host, version, dsn, roles, tokens, Databases(admin, roles))
+    return Server(host, version, admin, roles, tokens, Databases(admin, roles))
