@@ -40,10 +40,10 @@ class LocalLakebase:
     instances and endpoints lead to one PostgreSQL.
 
     Database tokens are real: Postgres checks them at each login and refuses them once they have
-    expired or are another user's. One thing is unlike the platform, because a Postgres role has
-    one password: only one token per user is valid at a time. A mint hands out the current one
-    while more than half of its life is left; after that it makes a new one, which ends the old
-    one. `ttl`, `expire_time` and `claims` of a credential request are not looked at.
+    expired or are another user's. Unlike the platform, one token per user is valid at a time,
+    because a Postgres role has one password: a request hands out the current one while more than
+    half of its life is left; after that a new one ends the old one. `ttl`, `expire_time` and
+    `claims` of a request are not looked at.
 
     Args:
         data: Folder that keeps the data from one start to the next; made if missing. None:
