@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from servers import PASSWORD
 
-from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.local.roles import Roles
+from lakebase_sessions.local.identities import Identities
+from lakebase_sessions.local.tokens import Tokens
 
 PART_LENGTH = 10
 UPSTREAM = ("logger databricks_ai_bridge", "logger databricks.sdk")
@@ -36,8 +36,9 @@ class SecretsGuard:
 
     def watch(self) -> None:
         """From now on, see whatever is issued, logged, caught, or read from a process."""
-        self._after(LocalLakebase, "add_user", self._secrets.add)
-        self._after(Roles, "mint", lambda minted: self._secrets.add(minted[0]))
+        self._after(Identities, "add", lambda known: self._secrets.add(known.secret))
+        self._after(Identities, "log_in", self._secrets.add)
+        self._after(Tokens, "mint", lambda minted: self._secrets.add(minted[0]))
         self._after(subprocess.Popen, "communicate", self._see_output)
         self._watch_caught()
         self._watch_loggers()

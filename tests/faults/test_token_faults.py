@@ -40,11 +40,11 @@ targets = pytest.mark.parametrize("target", [DEFAULT_INSTANCE, DEFAULT_ENDPOINT]
 @pytest.fixture
 def brief(local: LocalLakebase, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalLakebase]:
     """The run's Lakebase, with tokens that live for seconds."""
-    roles = local._started_roles()
-    monkeypatch.setattr(roles, "_lifetime", timedelta(seconds=LIFETIME_SECONDS))
-    roles._tokens.clear()
+    tokens = local._started_server().tokens
+    monkeypatch.setattr(tokens, "_lifetime", timedelta(seconds=LIFETIME_SECONDS))
+    tokens._tokens.clear()
     yield local
-    roles._tokens.clear()
+    tokens._tokens.clear()
 
 
 SetClock = Callable[[float], None]

@@ -18,8 +18,8 @@ def drop_connections(local: LocalLakebase, database: str) -> None:
 
 def end_token(local: LocalLakebase, user: str = DEFAULT_USER) -> None:
     """The token that a user was given dies before its time, and the next one is another."""
-    local._started_roles()._tokens.pop(user, None)
-    local._mint(user)
+    local._started_server().tokens._tokens.pop(user, None)
+    local._started_server().tokens.mint(user)
 
 
 def mints(local: LocalLakebase) -> int:

@@ -20,6 +20,7 @@ from databricks.sdk import errors as sdk
 from databricks.sdk.config import Config
 from databricks.sdk.service.database import DatabaseInstanceState
 from databricks.sdk.service.postgres import EndpointStatusState, EndpointType
+from logins import DATABASE, login, mint
 from psycopg.conninfo import make_conninfo
 
 from lakebase_sessions.errors import LocalLakebaseError
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ENDPOINT = "projects/local/branches/production/endpoints/primary"
-DATABASE = "databricks_postgres"
 DEVELOPER = "developer@example.com"
 
 pytestmark = pytest.mark.upstream_logs
@@ -61,21 +61,10 @@ def impatient(local: LocalLakebase, *, retry_seconds: int = 1) -> WorkspaceClien
     )
 
 
-def mint(local: LocalLakebase, user: str | None = None) -> str:
-    credential = local.workspace_client(user).database.generate_database_credential(
-        instance_names=["local"]
-    )
-    assert credential.token
-    return credential.token
-
-
-def login(
-    local: LocalLakebase, token: str, user: str = DEVELOPER, database: str = DATABASE
-) -> psycopg.Connection[tuple[Any, ...]]:
-    # As upstream does it: port and sslmode are fixed there.
-    return psycopg.connect(
-        host=local.host, port=5432, sslmode="require", user=user, dbname=database, password=token
-    )
+def folder_of(local: LocalLakebase) -> Path:
+    postgres = local._started_server().postgres
+    assert postgres is not None
+    return postgres.data
 
 
 def call(
@@ -351,7 +340,7 @@ class TestTokens:
             new = mint(local)
             assert new != old
             login(local, new).close()
-            log = (local._postgres.data / "postgres.log").read_text()  # type: ignore[union-attr]
+            log = (folder_of(local) / "postgres.log").read_text()
         assert "expired password" in log
         assert old not in log
         assert new not in log
@@ -374,7 +363,7 @@ class TestTokens:
 
     def test_no_secret_is_shown(self, local: LocalLakebase) -> None:
         secrets = [*local.environ.values()][1], mint(local)
-        shown = repr(local) + repr(local.requests) + repr(local.fault()) + repr(local._plane)
+        shown = repr(local) + repr(local.requests) + repr(local.fault()) + repr(local._running)
         assert not [secret for secret in secrets if secret in shown]
 
 
@@ -603,8 +592,7 @@ class TestLife:
         threads = set(threading.enumerate())
         children = psutil.Process().children()
         local = LocalLakebase().start()
-        assert local._postgres is not None
-        folder = local._postgres.data
+        folder = folder_of(local)
         token = local.environ["DATABRICKS_TOKEN"]
         url = local.url
         local.fault("/hangs", hang=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ import psycopg
 import pytest
 
 from lakebase_sessions.errors import LocalLakebaseError
-from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.local import LocalLakebase, watcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +51,10 @@ class Running:
         self.out, self.err = self.process.communicate(timeout=60)
         return self.process.returncode
 
+    def watcher(self) -> psutil.Process:
+        children = psutil.Process(self.process.pid).children()
+        return next(child for child in children if child.name() != "postgres")
+
     def postgres(self) -> psutil.Process:
         pid = (self.data / "postgres" / "postmaster.pid").read_text().split()[0]
         return psutil.Process(int(pid))
@@ -75,6 +80,27 @@ def run(tmp_path: Path) -> Iterator[type[Running]]:
 def lives(process: psutil.Process) -> bool:
     """A zombie, which in a container nobody may reap, has ended."""
     return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+
+
+def wait_for_the_end_of(*processes: psutil.Process) -> None:
+    deadline = time.monotonic() + 60
+    while left := [process for process in processes if lives(process)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def program(source: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A running program with a LocalLakebase, and the words of its first line."""
+    heading = "import os, time\nfrom lakebase_sessions.local import LocalLakebase\n"
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", heading + source], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            yield process, process.stdout.readline().split()
+        finally:
+            process.kill()
 
 
 def servers_under(folder: Path) -> list[psutil.Process]:
@@ -143,11 +169,116 @@ def test_it_serves_another_process(run: type[Running], tmp_path: Path) -> None:
     assert "developer@example.com" in done.stdout, done.stderr
 
 
-def test_after_a_kill_the_next_start_recovers(run: type[Running], tmp_path: Path) -> None:
-    """SIGKILL leaves a server that runs; it is ended, and what it had acknowledged is there."""
+def test_a_kill_takes_the_server_along(run: type[Running], tmp_path: Path) -> None:
+    """In good order, with a client that is still connected; the next start finds everything."""
+    running = run(tmp_path / "data")
+    running.exports()
+    server, guard = running.postgres(), running.watcher()
+    dsn = f"host={tmp_path}/data/socket user=postgres dbname=databricks_postgres"
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("CREATE TABLE kept AS SELECT 42 AS x")
+        running.end(signal.SIGKILL)
+        wait_for_the_end_of(server, guard)
+    assert "database system is shut down" in (tmp_path / "data" / "postgres.log").read_text()
+    with (
+        LocalLakebase(tmp_path / "data") as local,
+        psycopg.connect(local.admin_dsn, dbname="databricks_postgres") as conn,
+    ):
+        assert conn.execute("SELECT x FROM kept").fetchone() == (42,)
+
+
+def test_a_server_that_ignores_signals_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "STOP_TIMEOUT_SECONDS", 0.1)
+    command = ["sh", "-c", "trap '' INT QUIT; echo; exec sleep 60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        watcher.end(psutil.Process(process.pid))
+        assert process.wait() == -signal.SIGKILL
+
+
+def test_signals_that_mean_the_owner_do_not_end_the_watcher(
+    run: type[Running], tmp_path: Path
+) -> None:
+    """`pkill -f lakebase` meets both."""
+    running = run(tmp_path / "data")
+    running.exports()
+    server, guard = running.postgres(), running.watcher()
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        guard.send_signal(signum)
+    running.end(signal.SIGKILL)
+    wait_for_the_end_of(server, guard)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("where", ["None", "data"])
+def test_a_program_that_is_killed_leaves_nothing(
+    tmp_path: Path, where: str, signum: signal.Signals
+) -> None:
+    """Neither a server nor a temporary folder; a folder that was given stays."""
+    data = tmp_path / "data"
+    with program(
+        f"local = LocalLakebase({'None' if where == 'None' else repr(str(data))}).start()\n"
+        "postgres = local._started_server().postgres\n"
+        "print(postgres.data, postgres._process.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    ) as (process, (folder, pid)):
+        server = psutil.Process(int(pid))
+        process.send_signal(signum)
+        assert process.wait() == -signum
+        wait_for_the_end_of(server)
+        deadline = time.monotonic() + 20
+        while (gone := not Path(folder).exists()) is (where != "None"):
+            assert time.monotonic() < deadline, f"{folder} {'is gone' if gone else 'is left'}"
+            time.sleep(0.01)
+
+
+def test_a_kill_during_the_first_start_leaves_nothing(tmp_path: Path) -> None:
+    """While initdb runs, and while the server starts."""
+    for file in ("postgres.new/PG_VERSION", "postgres/postmaster.pid"):
+        with program(
+            f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
+            "print('now', flush=True)\n"
+            "LocalLakebase().start()\n"
+            "time.sleep(60)\n"
+        ) as (process, _):
+            while not list(tmp_path.glob(f"lakebase-*/{file}")):
+                time.sleep(0.001)
+            process.kill()
+        deadline = time.monotonic() + 20
+        while left := [*servers_under(tmp_path), *map(str, tmp_path.iterdir())]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.01)
+
+
+def test_a_forked_child_does_not_keep_it(tmp_path: Path) -> None:
+    """It inherits the pipe and the lock; when the parent is killed, both are free all the same."""
+    with program(
+        f"local = LocalLakebase({str(tmp_path / 'data')!r}).start()\n"
+        "server = local._started_server().postgres._process.pid\n"
+        "if os.fork() == 0 and (grandchild := os.fork()):\n"
+        "    print(os.getpid(), grandchild, server, flush=True)\n"
+        "time.sleep(60)\n"
+    ) as (process, pids):
+        *family, server = (psutil.Process(int(pid)) for pid in pids)
+        try:
+            process.kill()
+            wait_for_the_end_of(server)
+            assert [lives(one) for one in family] == [True, True]
+            LocalLakebase(tmp_path / "data").start().stop()
+        finally:
+            for one in family:
+                one.kill()
+
+
+def test_after_both_are_killed_the_next_start_ends_the_server(
+    run: type[Running], tmp_path: Path
+) -> None:
+    """With nobody left to watch, a server runs on; what it had acknowledged is there."""
     running = run(tmp_path / "data")
     running.exports()
     server = running.postgres()
+    running.watcher().kill()
     running.end(signal.SIGKILL)
     assert lives(server)
     dsn = f"host={tmp_path}/data/socket user=postgres dbname=databricks_postgres"
@@ -159,7 +290,7 @@ def test_after_a_kill_the_next_start_recovers(run: type[Running], tmp_path: Path
             assert conn.execute("SELECT x FROM kept").fetchone() == (42,)
 
 
-def test_after_both_are_killed_the_next_start_recovers(run: type[Running], tmp_path: Path) -> None:
+def test_after_all_are_killed_the_next_start_recovers(run: type[Running], tmp_path: Path) -> None:
     """With the server killed too, its pid file is stale."""
     running = run(tmp_path / "data")
     running.exports()
@@ -168,6 +299,7 @@ def test_after_both_are_killed_the_next_start_recovers(run: type[Running], tmp_p
         f"host={tmp_path}/data/socket user=postgres dbname=databricks_postgres", autocommit=True
     ) as conn:
         conn.execute("CREATE TABLE kept AS SELECT 42 AS x")
+    running.watcher().kill()
     running.end(signal.SIGKILL)
     server.kill()
     # The number may belong to somebody else by now, who must not be taken for the server.

@@ -23,7 +23,7 @@ def local() -> Iterator[LocalLakebase]:
 
 @pytest.fixture
 def token(local: LocalLakebase) -> str:
-    token: str = local._started_roles().mint(DEFAULT_USER)[0]
+    token: str = local._started_server().tokens.mint(DEFAULT_USER)[0]
     return token
 
 

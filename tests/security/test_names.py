@@ -16,7 +16,7 @@ from security.strategies import hostile_text, texts
 
 from lakebase_sessions import ConfigurationError, Lakebase, LakebaseSession, TargetNotFound
 from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.local.control_plane import ControlPlane, User
+from lakebase_sessions.local.control_plane import ControlPlane
 from lakebase_sessions.workspace.api import Workspace
 from lakebase_sessions.workspace.target import Address, Kind, resolve
 
@@ -132,7 +132,7 @@ targets = st.one_of(
 def plane() -> Iterator[ControlPlane]:
     """A workspace without a Lakebase in it."""
     plane = ControlPlane(port=0, page_size=100, mint=lambda _user: pytest.fail("nothing to mint"))
-    plane.users["mia"] = User("mia", workspace_token="token-of-mia")
+    plane.identities.add("mia", "USER", "mia", can_manage=False)
     plane.http.start()
     yield plane
     plane.http.stop()
@@ -140,7 +140,8 @@ def plane() -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="module")
 def workspace(plane: ControlPlane) -> Workspace:
-    client = WorkspaceClient(host=plane.http.url, token="token-of-mia", auth_type="pat")
+    token = plane.identities["mia"].secret
+    client = WorkspaceClient(host=plane.http.url, token=token, auth_type="pat")
     return Workspace(client, call_timeout_seconds=10)
 
 

@@ -1,35 +1,21 @@
 """The workspace's side of a local Lakebase: the REST calls that the Databricks SDK makes.
 
-What it knows (instances, endpoints, users) and what it answers (pages, credentials, the
-platform's error bodies). How a call arrives is the business of `http_server.py`, Postgres that
-of `roles.py`: a credential comes from the function it is given.
+Which call means what. Whom and what there is is the business of `identities.py` and
+`resources.py`, how a call arrives that of `http_server.py`, Postgres that of `roles.py`: a
+credential comes from the function it is given.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import hmac
-import json
-import re
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from lakebase_sessions.errors import LocalLakebaseError
-from lakebase_sessions.local.http_server import ApiError, Body, HttpServer
+from lakebase_sessions.local.http_server import ApiError, Body, Call, HttpServer
+from lakebase_sessions.local.identities import OAUTH_TOKEN_SECONDS, Identities
+from lakebase_sessions.local.resources import Resources
+from lakebase_sessions.local.role_api import RoleApi
 
 Mint = Callable[[str], tuple[str, dt.datetime]]
-
-_ENDPOINT = re.compile(r"(?P<branch>(?P<project>projects/[^/]+)/branches/[^/]+)/endpoints/[^/]+")
-
-
-@dataclass
-class User:
-    """Someone with a token for the workspace."""
-
-    name: str
-    workspace_token: str = field(repr=False)
-    revoked: bool = False
 
 
 class ControlPlane:
@@ -42,104 +28,119 @@ class ControlPlane:
     """
 
     def __init__(self, *, port: int, page_size: int, mint: Mint) -> None:
-        self.page_size = page_size
-        self.mint = mint
-        self.users: dict[str, User] = {}
-        self.instances: dict[str, Body] = {}
-        self.endpoints: dict[str, Body] = {}
+        self.identities = Identities()
+        self.resources = Resources(page_size=page_size)
         self.http = HttpServer(port, self)
+        self.mint = mint
+        self.role_api: RoleApi | None = None
+        """Answers the calls about roles, as soon as there is a server that has some."""
 
-    def user_of(self, authorization: str | None) -> str | None:
-        """Return whose workspace token a request carries."""
-        scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer":
-            return None
-        for user in list(self.users.values()):
-            if hmac.compare_digest(user.workspace_token.encode(), token.strip().encode()):
-                return user.name
-        return None
+    def user_of(self, call: Call) -> str | None:
+        """Return whose workspace token a call carries."""
+        return self.identities.owner(call.authorization)
 
-    def answer(
-        self, method: str, path: str, query: dict[str, str], user: str | None, content: bytes
-    ) -> Body:
+    def answer(self, call: Call, user: str | None) -> Body:
         """Return the body of the answer to a call, or raise what it fails with."""
-        if (method, path) == ("GET", "/.well-known/databricks-config"):
-            # The one call without a token. The SDK logs a warning where it is missing.
-            return {"oidc_endpoint": f"{self.http.url}/oidc", "workspace_id": "1"}
+        if (found := self._for_anybody(call)) is not None:
+            return found
         if user is None:
             raise ApiError(401, "Credential was not sent or is not a known workspace token.")
-        match method, path.removeprefix("/api/2.0/").split("/"):
+        match call.method, call.path.removeprefix("/api/2.0/").split("/"):
             case "GET", ["preview", "scim", "v2", "Me"]:
-                return _me(user)
+                return self.identities.me(user)
+            case "GET", [
+                "preview",
+                "scim",
+                "v2",
+                "Users" | "ServicePrincipals" | "Groups" as kind,
+                *ids,
+            ] if len(ids) < 2:
+                return self.identities.scim(kind, ids[0] if ids else None, call.query)
+            case method, ["database", "instances", name, "roles", *rest] if len(rest) < 2:
+                return self._instance_roles(method, name, rest, call, user)
+            case method, [
+                "postgres",
+                "projects",
+                project,
+                "branches",
+                branch,
+                "roles" | "operations" as kind,
+                *rest,
+            ] if len(rest) < 2:
+                path = f"projects/{project}/branches/{branch}"
+                return self._branch_roles(method, path, [kind, *rest], call, user)
             case "GET", ["database", "instances"]:
-                return self._page("database_instances", list(self.instances.values()), query)
+                return self.resources.instances(call.query)
             case "GET", ["database", "instances:findByUid"]:
-                return self._instance_by_uid(query.get("uid", ""))
+                return self.resources.instance_by_uid(call.query.get("uid", ""))
             case "GET", ["database", "instances", name]:
-                return self._instance(name)
+                return self.resources.instance(name)
             case "POST", ["database", "credentials"]:
-                return self._provisioned_credential(user, _json_object(content))
+                return self._provisioned_credential(user, call.json())
             case "POST", ["postgres", "credentials"]:
-                return self._autoscaling_credential(user, _json_object(content))
+                return self._autoscaling_credential(user, call.json())
             case "GET", ["postgres", *parts]:
-                return self._resource("/".join(parts), query)
-        raise ApiError(404, f"No API found for '{method} {path}'", "ENDPOINT_NOT_FOUND")
+                return self.resources.resource("/".join(parts), call.query)
+        raise _no_api(call)
 
-    def _instance(self, name: str) -> Body:
-        if name not in self.instances:
-            message = f"Database instance '{name}' does not exist."
-            raise ApiError(404, message, "RESOURCE_DOES_NOT_EXIST")
-        return self.instances[name]
+    def _for_anybody(self, call: Call) -> Body | None:
+        """Return the answer to a call that needs no token."""
+        match call.method, call.path:
+            case "GET", "/.well-known/databricks-config":  # without it the SDK logs a warning
+                return {"oidc_endpoint": f"{self.http.url}/oidc", "workspace_id": "1"}
+            case "GET", "/oidc/.well-known/oauth-authorization-server":
+                return {
+                    "authorization_endpoint": f"{self.http.url}/oidc/v1/authorize",
+                    "token_endpoint": f"{self.http.url}/oidc/v1/token",
+                }
+            case "POST", "/oidc/v1/token":
+                return self._access_token(call)
+        return None
 
-    def _instance_by_uid(self, uid: str) -> Body:
-        for instance in list(self.instances.values()):
-            if instance["uid"] == uid:
-                return instance
-        message = f"Database instance with uid '{uid}' does not exist."
-        raise ApiError(404, message, "RESOURCE_DOES_NOT_EXIST")
+    def _instance_roles(
+        self, method: str, instance: str, rest: list[str], call: Call, user: str
+    ) -> Body:
+        self.resources.instance(instance)
+        match method, rest, self.role_api:
+            case "POST", [], RoleApi() as api:
+                return api.create_in_instance(instance, call.json(), user)
+            case "GET", [], RoleApi() as api:
+                roles = api.in_instance(instance)
+                return self.resources.page("database_instance_roles", roles, call.query)
+            case "GET", [name], RoleApi() as api:
+                return api.get_in_instance(instance, name)
+            case "DELETE", [name], RoleApi() as api:
+                return api.delete_in_instance(name, call.query, user)
+        raise _no_api(call)
 
-    def _resource(self, name: str, query: dict[str, str]) -> Body:
-        """Answer for projects, branches and endpoints: one of them, or a page of children."""
-        projects, branches = {}, {}
-        endpoints = dict(self.endpoints)
-        for path in endpoints:
-            match = _match_endpoint(path)
-            project, branch = match["project"], match["branch"]
-            projects[project] = _resource(project, {"display_name": project.split("/")[-1]})
-            branches[branch] = _resource(branch, {"current_state": "READY", "default": True})
-        known = projects | branches | endpoints
-        parent, _, kind = name.rpartition("/")
-        if (kind == "projects" and not parent) or (
-            kind in ("branches", "endpoints") and parent.count("/") in (1, 3)
-        ):
-            if parent and parent not in known:
-                raise ApiError(404, f"'{parent}' does not exist.")
-            depth = name.count("/") + 1
-            children = [
-                known[path]
-                for path in known
-                if path.startswith(f"{name}/") and path.count("/") == depth
-            ]
-            return self._page(kind, children, query)
-        if name not in known:
-            raise ApiError(404, f"'{name}' does not exist.")
-        return known[name]
+    def _branch_roles(
+        self, method: str, branch: str, rest: list[str], call: Call, user: str
+    ) -> Body:
+        self.resources.resource(branch, {})
+        match method, rest, self.role_api:
+            case "POST", ["roles"], RoleApi() as api:
+                return api.create(branch, call.query, call.json(), user)
+            case "GET", ["roles"], RoleApi() as api:
+                return self.resources.page("roles", api.in_branch(branch), call.query)
+            case "GET", ["roles", role_id], RoleApi() as api:
+                return api.get(branch, role_id)
+            case "DELETE", ["roles", role_id], RoleApi() as api:
+                return api.delete(branch, role_id, call.query, user)
+            case "GET", ["operations", id_], RoleApi() as api:
+                return api.operation(f"{branch}/operations/{id_}")
+        raise _no_api(call)
 
-    def _page(self, key: str, items: list[Body], query: dict[str, str]) -> Body:
-        try:
-            size = int(query.get("page_size") or 0)
-            offset = int(query.get("page_token") or 0)
-        except ValueError:
-            size = offset = -1
-        if size < 0 or offset < 0:
-            message = "page_size or page_token is invalid."
-            raise ApiError(400, message, "INVALID_PARAMETER_VALUE")
-        end = offset + min(size or self.page_size, self.page_size)
-        # As the platform leaves out what is empty, so does this.
-        body: Body = {key: items[offset:end]} if items[offset:end] else {}
-        if end < len(items):
-            body["next_page_token"] = str(end)
-        return body
+    def _access_token(self, call: Call) -> Body:
+        if call.form().get("grant_type") != "client_credentials":
+            message = "Only the grant type client_credentials is supported"
+            body = {"error": "unsupported_grant_type", "error_description": message}
+            raise ApiError(400, message, body=body)
+        return {
+            "access_token": self.identities.log_in(call.authorization),
+            "token_type": "Bearer",
+            "scope": "all-apis",
+            "expires_in": OAUTH_TOKEN_SECONDS,
+        }
 
     def _provisioned_credential(self, user: str, body: Body) -> Body:
         names = body.get("instance_names")
@@ -147,88 +148,24 @@ class ControlPlane:
             message = "instance_names must name at least one database instance."
             raise ApiError(400, message, "INVALID_PARAMETER_VALUE")
         for name in names:
-            self._instance(name)
-        token, expires = self._mint(user)
+            self.resources.instance(name)
+        token, expires = self._credential(user)
         return {"token": token, "expiration_time": _rfc3339(expires)}
 
     def _autoscaling_credential(self, user: str, body: Body) -> Body:
-        endpoint = body.get("endpoint")
-        if not isinstance(endpoint, str) or not _ENDPOINT.fullmatch(endpoint):
-            message = "endpoint must be projects/{id}/branches/{id}/endpoints/{id}."
-            raise ApiError(400, message, "INVALID_PARAMETER_VALUE")
-        if endpoint not in self.endpoints:
-            raise ApiError(404, f"'{endpoint}' does not exist.")
-        token, expires = self._mint(user)
+        self.resources.endpoint(body.get("endpoint"))
+        token, expires = self._credential(user)
         return {"token": token, "expire_time": _rfc3339(expires)}
 
-    def _mint(self, user: str) -> tuple[str, dt.datetime]:
-        if self.users[user].revoked:
+    def _credential(self, user: str) -> tuple[str, dt.datetime]:
+        if self.identities[user].revoked:
             raise ApiError(403, f"{user} may not use this database instance.")
         return self.mint(user)
 
 
-def instance(
-    name: str, *, read_write_dns: str, read_only_dns: str, state: str, version: int, creator: str
-) -> Body:
-    """Return a provisioned instance as the platform describes it."""
-    described = {
-        "name": name,
-        "uid": str(uuid.uuid5(uuid.NAMESPACE_DNS, name)),
-        "state": state,
-        "pg_version": f"PG_VERSION_{version}",
-        "creator": creator,
-        "read_write_dns": read_write_dns,
-        "read_only_dns": read_only_dns,
-    }
-    return {key: value for key, value in described.items() if value}
-
-
-def endpoint(path: str, *, hosts: dict[str, str | None], endpoint_type: str, state: str) -> Body:
-    """Return an autoscaling endpoint as the platform describes it."""
-    match = _match_endpoint(path)
-    return _resource(
-        path,
-        {
-            "endpoint_type": endpoint_type,
-            "current_state": state,
-            "hosts": {name: host for name, host in hosts.items() if host},
-        },
-    ) | {"parent": match["branch"]}
-
-
-def _match_endpoint(path: str) -> re.Match[str]:
-    match = _ENDPOINT.fullmatch(path)
-    if match is None:
-        raise LocalLakebaseError(
-            f"{path!r} is not an endpoint; one looks like "
-            "projects/PROJECT/branches/BRANCH/endpoints/ENDPOINT."
-        )
-    return match
-
-
-def _resource(path: str, status: Body) -> Body:
-    return {"name": path, "uid": str(uuid.uuid5(uuid.NAMESPACE_URL, path)), "status": status}
-
-
-def _me(user: str) -> Body:
-    return {
-        "id": str(uuid.uuid5(uuid.NAMESPACE_DNS, user).int % 10**16),
-        "userName": user,
-        "displayName": user,
-        "active": True,
-        "emails": [{"type": "work", "value": user, "primary": True}],
-        "groups": [{"display": "users", "type": "direct"}],
-    }
-
-
-def _json_object(content: bytes) -> Body:
-    try:
-        body = json.loads(content)
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise ApiError(400, "The body is not a JSON object.", "MALFORMED_REQUEST")
-    return body
+def _no_api(call: Call) -> ApiError:
+    message = f"No API found for '{call.method} {call.path}'"
+    return ApiError(404, message, "ENDPOINT_NOT_FOUND")
 
 
 def _rfc3339(moment: dt.datetime) -> str:

