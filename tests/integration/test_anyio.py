@@ -115,3 +115,77 @@ def test_a_write_that_waits_for_a_lock(run: Any) -> None:
         assert len(await locked.session.get_items()) == 2
 
     assert run(write) < ROUNDS
+
+
+def test_a_stream_whose_run_waits_for_a_lock(run: Any) -> None:
+    """Its run has settled before it ends."""
+
+    async def consume(locked: Locked) -> None:
+        async def all_events() -> None:
+            async for _ in locked.turn():
+                pass
+
+        locked.lock()
+        async with anyio.create_task_group() as group:
+            group.start_soon(all_events)
+            await locked.somebody_waits()
+            group.cancel_scope.cancel()
+        assert locked.tasks == set()
+
+    assert run(consume) < ROUNDS
+
+
+def test_a_stream_that_is_closed(run: Any) -> None:
+    """Somebody has stopped to listen, and closes it, while its run waits for a lock."""
+
+    async def close(locked: Locked) -> None:
+        events = locked.turn()
+        async for event in events:
+            if event.type == "response.output_text.done":
+                break
+        locked.lock()
+        await locked.somebody_waits()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await events.aclose()
+        assert locked.tasks == set()
+
+    assert run(close) < ROUNDS
+
+
+def test_a_client_of_mlflows_server_that_goes_away(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request ends when its run has settled."""
+    from mlflow.genai.agent_server import AgentServer, server
+
+    async def serve(locked: Locked) -> None:
+        async def handle(_request: Any) -> Any:
+            async for event in locked.turn():
+                yield event
+
+        body = json.dumps({"input": [HI], "stream": True}).encode()
+
+        async def messages() -> Any:
+            yield {"type": "http.request", "body": body, "more_body": False}
+            await locked.somebody_waits()
+            yield {"type": "http.disconnect"}
+
+        async def send(_message: Any) -> None:
+            pass
+
+        monkeypatch.setattr(server, "_stream_function", handle)
+        app = AgentServer("ResponsesAgent").app
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},  # as uvicorn says
+            "method": "POST",
+            "path": "/invocations",
+            "query_string": b"",
+            "headers": [],
+        }
+        locked.lock()
+        await app(scope, messages().__anext__, send)
+        assert locked.tasks == set()
+
+    assert run(serve) < ROUNDS
