@@ -100,16 +100,35 @@ async def test_what_is_passed_on_to_the_runner(mlflow_types: Any, lakebase: Lake
         seen.append(len(history))
         return history + new
 
-    for _ in range(2):
+    config: Any
+    for config in (
+        RunConfig(session_input_callback=callback),
+        {"session_input_callback": callback},
+    ):
         await invoke_turn(
             agent(),
             request(mlflow_types, "Hi"),
             lakebase=lakebase,
             history_limit=1,
-            run_config=RunConfig(session_input_callback=callback),
+            run_config=config,
             max_turns=3,
         )
     assert seen == [0, 1]
+
+
+async def test_a_run_config_may_be_a_dict(mlflow_types: Any, lakebase: Lakebase) -> None:
+    """As for the Runner; what is resent is still not stored twice."""
+    first = {"role": "user", "content": "Hi"}
+    for resent in ([first], [first, {"role": "assistant", "content": "I see."}, first]):
+        await invoke_turn(
+            agent(),
+            mlflow_types.ResponsesAgentRequest(
+                input=resent, custom_inputs={"session_id": "resent"}
+            ),
+            lakebase=lakebase,
+            run_config={"workflow_name": "W"},
+        )
+    assert len(await lakebase.session("resent").get_items()) == 4
 
 
 async def test_a_placeholder_becomes_an_id(mlflow_types: Any, lakebase: Lakebase) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any, LiteralString, Protocol
 
 from agents.memory.session_settings import SessionSettings, resolve_session_limit
@@ -14,6 +13,7 @@ from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
 from lakebase_sessions.errors import LakebaseNotOpen
 from lakebase_sessions.postgres import queries
+from lakebase_sessions.workspace.background import settled
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
@@ -151,9 +151,7 @@ class LakebaseSession(AsyncDatabricksSession):
         try:
             return await asyncio.shield(writing)
         except asyncio.CancelledError:
-            while not writing.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait({writing})
+            await settled(writing)
             if not writing.cancelled():
                 writing.exception()  # nobody else will look at it
             raise

@@ -1,5 +1,6 @@
-"""Blocking work off the event loop: one daemon thread a job, its result awaitable by any loop.
+"""Work in the background: blocking work off the event loop, and waiting that is not broken off.
 
+Blocking work gets one daemon thread a job, its result awaitable by any loop.
 Not `asyncio.to_thread`: its pool is the application's, its six threads may all be taken, and
 `asyncio.run` waits at its end for whatever still hangs there.
 """
@@ -7,10 +8,18 @@ Not `asyncio.to_thread`: its pool is the application's, its six threads may all 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import anyio
+
+with contextlib.suppress(ImportError):
+    # A first CancelScope would load this on the event loop, which takes 60 ms.
+    import anyio._backends._asyncio
 
 T = TypeVar("T")
 
@@ -44,3 +53,18 @@ async def wait_for(future: Future[T], timeout_seconds: float) -> T:
     waited.add_done_callback(lambda done: done.cancelled() or done.exception())
     async with asyncio.timeout(timeout_seconds):
         return await asyncio.shield(waited)
+
+
+async def settled(work: asyncio.Future[Any], timeout_seconds: float = math.inf) -> None:
+    """Wait until `work` has ended, also where the waiting task is cancelled meanwhile.
+
+    For a task that was cancelled and has to raise that when it is over. Shielded from anyio too,
+    which Starlette uses: its scopes cancel again in every round of the loop, for as long as
+    somebody in them awaits.
+    """
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + timeout_seconds
+    with anyio.CancelScope(shield=True):
+        while not work.done() and (left := give_up_at - loop.time()) > 0:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({work}, timeout=left if left < math.inf else None)
