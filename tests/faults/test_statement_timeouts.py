@@ -15,7 +15,7 @@ from conftest import admin
 from faults.backends import cancel_blocked, pids
 from faults.operations import BEFORE, OPERATIONS, POOL_SIZE, fill_pool, nothing
 from lakebase_sessions import Lakebase, LakebaseTimeout
-from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.local import DEFAULT_USER, LocalLakebase
 from lakebase_sessions.postgres.queries import CREATE_LOCK
 
 Obstacle = Callable[[LocalLakebase, str], AbstractContextManager[None]]
@@ -29,6 +29,7 @@ def slow(local: LocalLakebase, database: str) -> Iterator[None]:
             "CREATE FUNCTION slow() RETURNS boolean LANGUAGE sql VOLATILE AS "
             "'SELECT pg_sleep(60) IS NOT NULL'"
         )
+        connection.execute(f'ALTER ROLE "{DEFAULT_USER}" NOBYPASSRLS')
         for table in ("agent_sessions", "agent_messages"):
             connection.execute(f"CREATE POLICY slow ON {table} USING (slow())")
             connection.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
@@ -36,6 +37,7 @@ def slow(local: LocalLakebase, database: str) -> Iterator[None]:
         yield
         for table in ("agent_sessions", "agent_messages"):
             connection.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+        connection.execute(f'ALTER ROLE "{DEFAULT_USER}" BYPASSRLS')
 
 
 @contextmanager

@@ -153,6 +153,8 @@ async def test_a_dead_connection_costs_nothing_to_find(
     session = proxied.session("s")
     await asyncio.gather(*(session.get_items() for _ in range(8)))
     assert proxy.connections >= 4
+    while session._loop_engine is not None and session._loop_engine.pool._opening:
+        await asyncio.sleep(0)  # one that nobody waits for any more
     with admin(local, database) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s "
