@@ -181,9 +181,9 @@ class Chat:
     def ask(self) -> None:
         """Something that was never said, unless the last question is to be answered again."""
         if not self.view or self.view[-1][1].get("role") != "user":
-            said = self.numbered(None)
-            about = self.random.choice(["Hello {}.", "What is the weather in City{}?"])
-            self.view.append((said[0], user(about.format(said[0]))))
+            number = next(self._numbers)
+            text = self.random.choice(["Hello {}.", "What is the weather in City{}?"])
+            self.view.append((number, user(text.format(number))))
 
     def is_new(self) -> list[tuple[int, Any]]:
         known = {number for number, _ in self.stored}
@@ -239,8 +239,8 @@ async def test_clients_that_edit_retry_and_stop(
             if ending == "ok":
                 chat.view += [said for said in added if shows_tools or "role" in said[1]]
             elif ending in ("stopped", "cut off"):
-                part = chat.numbered(None)[0]
-                chat.view.append((part, {"role": "assistant", "content": f"part {part}"}))
+                part = f"a part {len(chat.stored)}"
+                chat.view.append(chat.numbered({"role": "assistant", "content": part}))
 
 
 async def test_an_edit_of_what_a_window_does_not_show(

@@ -68,9 +68,15 @@ def parting(history: list[TResponseInputItem], sent: list[TResponseInputItem]) -
         history: What is stored, oldest first; a window of it will do.
         sent: What a client sent: what is new, behind as much of the past as it likes.
     """
-    stored, resent = [_key(item) for item in history], [_key(item) for item in sent[:-1]]
-    # Calls are the assistant's words too, to a client that shows them.
-    kinds = {"message", "call"} if any(key[0] == "call" for key in resent) else {"message"}
+    if len(sent) < 2:
+        return Parting(new=tuple(range(len(sent))), stored=0, from_beginning=False)
+    resent = [_key(item) for item in sent[:-1]]
+    # To a client that shows tool items, calls are the assistant's words too. To others they are
+    # nothing, and not worth the time of comparing.
+    shown = {key[0] for key in resent}
+    kinds = {"message"} | (shown & {"call"})
+    compared = shown & {"call", "item"}
+    stored = [_key(item) if compared or _role(item) else ("item",) for item in history]
     there = [number for number, key in enumerate(stored) if key[0] in kinds]
     here = [number for number, key in enumerate(resent) if key[0] in kinds]
     old, end = _shared([stored[number] for number in there], [resent[number] for number in here])
@@ -121,8 +127,9 @@ def _shared(stored: list[_Key], resent: list[_Key]) -> tuple[int, int]:
     def out_of_order() -> bool:
         return len(words) > 1 and first[resent[words[-2]]] >= last[resent[words[-1]]]
 
-    # Words that are stored, but not behind those before them, are new ones that happen to be the
-    # same (a client may show each failure as one), if those before them are not past a window.
+    # Words that are stored, but nowhere behind those sent before them. Either they are said again
+    # and not stored yet (a client may show each failure as an answer), or those before them are
+    # older than a window, and then what is stored ends in what was sent.
     if out_of_order() and (places := [at for at in _ends(stored, resent) if at > words[0]]):
         return places[-1], len(stored)
     while out_of_order():
@@ -202,8 +209,8 @@ _Key = tuple[str, ...]
 def _key(item: TResponseInputItem) -> _Key:
     """What makes two items the same, by kind: `message`, `system`, `call`, `item` or `empty`."""
     fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-    role = fields.get("role")
-    if not isinstance(role, str):
+    role = _role(item)
+    if role is None:
         same = {
             name: value
             for name, value in fields.items()
@@ -218,6 +225,11 @@ def _key(item: TResponseInputItem) -> _Key:
     if not content:
         return ("empty", role)
     return ("system" if role in _SYSTEM_ROLES else "message", role, *content)
+
+
+def _role(item: object) -> str | None:
+    role = item.get("role") if isinstance(item, dict) else None
+    return role if isinstance(role, str) else None
 
 
 def _content(content: object) -> tuple[str, ...]:
@@ -269,7 +281,8 @@ def without_cut_off_outputs(items: list[TResponseInputItem]) -> list[TResponseIn
     for item in items:
         fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
         # A stored row may hold anything there; a local shell's call has only an id.
-        call_id = _canonical(fields.get("call_id") or fields.get("id"))
+        own = fields.get("call_id") or fields.get("id")
+        call_id = own if isinstance(own, str) else _canonical(own)
         kind = fields.get("type")
         if not (isinstance(kind, str) and kind.endswith("_output")):
             called.add(call_id)

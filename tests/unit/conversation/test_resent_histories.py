@@ -28,7 +28,7 @@ from lakebase_sessions.conversation.history import parting
 
 TURNS = 4
 ODDITIES = int(os.environ.get("LAKEBASE_SESSIONS_ODDITIES", "2"))
-"""In one conversation. 3 takes some minutes: `-k every -s --timeout=0` shows the figures."""
+"""In one conversation. 3 takes minutes; `-k every_conversation -s --timeout=0` shows figures."""
 
 RESENT: tuple[str | int, ...] = ("all", "unanswered", 2, 4)
 TOOLS = {"no tools": (False, False), "tools": (True, False), "tools resent": (True, True)}
