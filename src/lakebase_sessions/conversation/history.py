@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -19,90 +19,217 @@ def merge_history(
 
     For `RunConfig(session_input_callback=merge_history)`: the Runner has read the history anyway,
     and stores what is new. Clients may send only what is new, or the conversation as they see it
-    and what is new: the whole of it or its end, the assistant's text as a string or in parts,
-    with other ids or none, with tool items and reasoning or without.
+    and what is new: the whole of it or its end, edited, without answers that never arrived or
+    with a part of them, the assistant's text as a string or in parts, with other ids or none,
+    with tool items and reasoning or without.
 
-    Items are compared by content. What the client repeats ends where the stored conversation
-    ends; everything up to there is dropped. What comes after is kept, in order, also when
-    the same was said before ("yes", "yes"). A system message that is stored is not stored again.
-    The last item is never dropped.
+    Items are compared by content. A client cannot invent the assistant's words: everything up to
+    the last of them that is stored is old, and so is what goes on as the stored conversation does
+    from there. What comes after is kept, in order, also when the same was said before ("yes",
+    "yes"). A system message that is stored is not stored again. The last item is never dropped.
 
     Args:
         history: What is stored, oldest first; a window of it will do.
         new_items: What the client sent.
 
     Returns:
-        `history`, then the items of `new_items` that are new: the same objects, not copies.
+        `history`, without tool outputs whose call is not in it, because models refuse those; then
+        the items of `new_items` that are new: the same objects, not copies.
 
     Example:
         >>> hi, hello = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}
         >>> [item["content"] for item in merge_history([hi, hello], [hi, hello, hi])]
         ['Hi', 'Yes?', 'Hi']
     """
-    if not new_items:
-        return list(history)
-    candidates = new_items[:-1]
-    stored = [_key(item) for item in history]
-    resent = [_key(item) for item in candidates]
-    positions = [number for number, key in enumerate(resent) if key[0] == "message"]
-    repeated, common = _overlap(
-        [key for key in stored if key[0] == "message"], [resent[number] for number in positions]
-    )
-    begin = positions[repeated - common] if repeated else 0
-    boundary = positions[repeated - 1] + 1 if repeated else 0
-    # Tool items and reasoning behind the boundary count as repeated as often as they are stored
-    # and were not repeated before it; system messages as soon as they are stored.
-    left = Counter(stored)
-    left.subtract(resent[begin:boundary])
-    known_system = {key for key in stored if key[0] == "system"}
-    kept = []
-    for number, (item, key) in enumerate(zip(candidates, resent, strict=True)):
+    new = parting(history, new_items).new
+    return [*without_cut_off_outputs(history), *(new_items[number] for number in new)]
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """Where what a client sent leaves what is stored."""
+
+    new: tuple[int, ...]
+    """The places, in what was sent, of what is not stored. The last item counts as new."""
+
+    stored: int
+    """The client's view ends behind so many stored items; 0 if it shares nothing with them."""
+
+    from_beginning: bool
+    """Whether the view begins as what is stored does, up to and with words of the assistant."""
+
+
+def parting(history: list[TResponseInputItem], sent: list[TResponseInputItem]) -> Parting:
+    """What of `sent` is new, and where in `history` the view of who sent it ends.
+
+    Takes time in proportion to the number of items.
+
+    Args:
+        history: What is stored, oldest first; a window of it will do.
+        sent: What a client sent: what is new, behind as much of the past as it likes.
+    """
+    if len(sent) < 2:
+        return Parting(new=tuple(range(len(sent))), stored=0, from_beginning=False)
+    resent = [_key(item) for item in sent[:-1]]
+    # To a client that shows tool items, calls are the assistant's words too. To others they are
+    # nothing, and not worth the time of comparing.
+    shown = {key[0] for key in resent}
+    kinds = {"message"} | (shown & {"call"})
+    compared = shown & {"call", "item"}
+    stored = [_key(item) if compared or _role(item) else ("item",) for item in history]
+    there = [number for number, key in enumerate(stored) if key[0] in kinds]
+    here = [number for number, key in enumerate(resent) if key[0] in kinds]
+    old, end = _shared([stored[number] for number in there], [resent[number] for number in here])
+    boundary = here[old - 1] + 1 if old else 0
+    end = there[end - 1] + 1 if end else 0
+
+    systems = {key for key in stored if key[0] == "system"}
+    # The rest of a turn whose beginning is shared: its tool items, in any order.
+    rest: dict[_Key, list[int]] = {}
+    for number in range(len(stored) - 1, end - 1, -1):
+        if stored[number][0] in ("call", "item"):
+            rest.setdefault(stored[number], []).append(number)
+    new: list[int] = []
+    thoughts: list[int] = []  # reasoning often has no content: it goes with what it led to
+    for number, key in enumerate(resent):
         if key[0] == "system":
-            if key not in known_system:
-                kept.append(item)
-        elif number >= boundary:
-            if key[0] == "item" and left[key] > 0:
-                left[key] -= 1
+            if key not in systems:
+                new.append(number)
+        elif number < boundary:
+            continue
+        elif key[0] == "reasoning":
+            thoughts.append(number)
+        else:
+            if rest.get(key):
+                end = max(end, rest[key].pop() + 1)
             else:
-                kept.append(item)
-    return [*history, *kept, new_items[-1]]
+                new += [*thoughts, number]
+            thoughts.clear()
+    return Parting(
+        new=(*sorted([*new, *thoughts]), *range(len(resent), len(sent))),
+        stored=end,
+        from_beginning=_begin_alike(stored, resent),
+    )
 
 
-def _overlap(stored: list[_Key], resent: list[_Key]) -> tuple[int, int]:
-    """How many messages of `resent` are old, and how many of these are seen in `stored`."""
-    for length in range(len(resent), 0, -1):
-        common = min(length, len(stored))
-        # Either all of them are the end of what is stored, or what is stored is their end, and
-        # the client knows more of the past than the window shows.
-        if common and resent[length - common : length] == stored[-common:]:
-            return length, common
-    # A client that edits or regenerates sends a beginning of the conversation. Only the
-    # assistant's words show that it is one, and not a greeting that happens to be the same.
-    same = 0
-    while same < min(len(stored), len(resent)) and stored[same] == resent[same]:
-        same += 1
-    same = same if any(key[1] == "assistant" for key in resent[:same]) else 0
-    return same, same
+def _shared(stored: list[_Key], resent: list[_Key]) -> tuple[int, int]:
+    """How many of `resent` are old, and behind how many of `stored` the last of them stands."""
+    first: dict[_Key, int] = {}
+    last: dict[_Key, int] = {}
+    for number, key in enumerate(stored):
+        if _is_assistants(key):
+            first.setdefault(key, number)
+            last[key] = number
+    words = [number for number, key in enumerate(resent) if key in last]
+    if not words:
+        return _shared_by_users(stored, resent)
+
+    def out_of_order() -> bool:
+        return len(words) > 1 and first[resent[words[-2]]] >= last[resent[words[-1]]]
+
+    # Words that are stored, but nowhere behind those sent before them. Either they are said again
+    # and not stored yet (a client may show each failure as an answer), or those before them are
+    # older than a window, and then what is stored ends in what was sent.
+    if out_of_order() and (places := [at for at in _ends(stored, resent) if at > words[0]]):
+        return places[-1], len(stored)
+    while out_of_order():
+        words.pop()
+    old = words[-1] + 1
+    # They may have been said more than once: where most of what is before them is the same; of
+    # several such places the latest, which at worst stores something twice.
+    past = _common_pasts(resent[:old], stored)
+    end = max(range(len(past)), key=lambda place: (past[place], place))
+    # Behind them the client may miss answers that were lost, and what it took back.
+    for place in range(end, len(stored)):
+        if old < len(resent) and resent[old] == stored[place]:
+            old, end = old + 1, place + 1
+    return old, end
+
+
+def _shared_by_users(stored: list[_Key], resent: list[_Key]) -> tuple[int, int]:
+    """The same, where nothing is resent that is known as the assistant's words.
+
+    What users said last is looked for instead. To find it can be chance, so it has to be all that
+    they said, or what has no answer, or there are words of the assistant's with it: a part of an
+    answer, or a past of which `stored` is only the end.
+    """
+    said = [number for number, key in enumerate(stored) if not _is_assistants(key)]
+    answers = [number for number, key in enumerate(stored) if _is_assistants(key)]
+    unanswered = len(stored) - (answers[-1] + 1 if answers else 0)
+    speaks = next((at for at, key in enumerate(resent) if _is_assistants(key)), len(resent) + 1)
+    places = [
+        place
+        for place in _ends([stored[number] for number in said], resent)
+        if place == len(said) or place <= unanswered or place >= speaks
+    ]
+    if not places:
+        return 0, 0
+    return max((place for place in places if place <= len(said)), default=places[0]), said[-1] + 1
+
+
+def _ends(stored: list[_Key], resent: list[_Key]) -> list[int]:
+    """The places in `resent` before which `stored` ends: with all of either."""
+    past = _common_pasts(stored, resent)
+    return [place for place in range(1, len(past)) if 0 < past[place] == min(place, len(stored))]
+
+
+def _common_pasts(one: list[_Key], other: list[_Key]) -> list[int]:
+    """For each place in `other`, from 0 to its end: how many items before it `one` ends with."""
+    text = [*reversed(one), (), *reversed(other)]
+    # The Z algorithm: how many items from each place on are those at the beginning.
+    same = [0] * len(text)
+    left = right = 0
+    for place in range(1, len(text)):
+        length = min(right - place, same[place - left]) if place < right else 0
+        while place + length < len(text) and text[length] == text[place + length]:
+            length += 1
+        same[place] = length
+        if place + length > right:
+            left, right = place, place + length
+    return [0, *reversed(same[len(one) + 1 :])]
+
+
+def _begin_alike(stored: list[_Key], resent: list[_Key]) -> bool:
+    messages = ([key for key in keys if key[0] == "message"] for keys in (stored, resent))
+    for key, other in zip(*messages, strict=False):
+        if key != other:
+            return False
+        if _is_assistants(key):
+            return True
+    return False
+
+
+def _is_assistants(key: _Key) -> bool:
+    return key[0] == "call" or key[:2] == ("message", "assistant")
 
 
 _Key = tuple[str, ...]
 
 
 def _key(item: TResponseInputItem) -> _Key:
-    """What makes two items the same, by kind: `message`, `system`, `item` or `empty`."""
+    """What makes two items the same, by kind: `message`, `system`, `call`, `item` or `empty`."""
     fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-    role = fields.get("role")
-    if not isinstance(role, str):
+    role = _role(item)
+    if role is None:
         same = {
             name: value
             for name, value in fields.items()
             if value is not None and name not in ("id", "status")
         }
-        return ("item", _canonical(same))
+        kind = fields.get("type")
+        if not isinstance(kind, str):
+            kind = ""
+        own = "call" if kind.endswith("_call") else "reasoning" if kind == "reasoning" else "item"
+        return (own, _canonical(same))
     content = _content(fields.get("content"))
     if not content:
         return ("empty", role)
     return ("system" if role in _SYSTEM_ROLES else "message", role, *content)
+
+
+def _role(item: object) -> str | None:
+    role = item.get("role") if isinstance(item, dict) else None
+    return role if isinstance(role, str) else None
 
 
 def _content(content: object) -> tuple[str, ...]:
@@ -154,7 +281,8 @@ def without_cut_off_outputs(items: list[TResponseInputItem]) -> list[TResponseIn
     for item in items:
         fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
         # A stored row may hold anything there; a local shell's call has only an id.
-        call_id = _canonical(fields.get("call_id") or fields.get("id"))
+        own = fields.get("call_id") or fields.get("id")
+        call_id = own if isinstance(own, str) else _canonical(own)
         kind = fields.get("type")
         if not (isinstance(kind, str) and kind.endswith("_output")):
             called.add(call_id)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from offline_model import OfflineModel
 
 from lakebase_sessions import merge_history
+from lakebase_sessions.conversation.history import parting, without_cut_off_outputs
 
 Items = list[Any]
 
@@ -122,7 +123,8 @@ def test_real_conversations_under_a_window(conversations: list[dict[str, Any]], 
                 if not visible(window):
                     continue  # nothing to align with
                 merged = merge_history(window, [*WAYS[way](history), *new])
-                assert merged == [*window, *new], (conversation["id"], size)
+                whole = without_cut_off_outputs(window)
+                assert merged == [*whole, *new], (conversation["id"], size)
 
 
 @given(st.data())
@@ -228,17 +230,141 @@ def test_odd_items_are_kept(odd: Any) -> None:
     assert merge_history(YES, [odd, user("x")]) == [*YES, odd, user("x")]
 
 
+# --- histories that diverge ---------------------------------------------------------------------
+
+U1, A1, U2, A2, U3, A3 = (
+    role(f"{role.__name__} {number}") for number in (1, 2, 3) for role in (user, assistant)
+)
+PART = assistant("assist")
+FAILURE = assistant("Sorry, something went wrong.")
+
+
+@pytest.mark.parametrize(
+    ("stored", "view", "kept"),
+    [
+        ([U1, A1, U2, A2], [U1, A1], []),
+        ([U1, A1, U2, A2, U3, A3], [U1, A1, U2], []),
+        ([U1, A1, U2], [U1, A1, U2], []),
+        ([U1, A1, U2], [U1, A1], []),
+        ([U1, call("1"), output("1")], [U1], []),
+        ([U1, call("1"), output("1")], [U1, call("1"), output("1")], []),
+        ([U1, A1], [U1, A1, U2], [U2]),
+        ([U1, A1], [U1], []),
+        ([U1, A1, U2, A2], [U1, A1, U2], []),
+        ([U1, A1, U2, A2, U3, A3], [U1, A1, U2, U3], []),
+        ([U1, A1, U2, A2], [U1, A1, U2, PART], [PART]),
+        ([U1, A1], [U1, PART], [PART]),
+        ([U1, A1, U2], [U1, A1, U2, PART], [PART]),
+        ([U1, A1, U2, A2], [U1, A1, A2], []),
+        ([U1, A1, U2, A2], [U1, U2, A2], []),
+        ([U1, A1, U2, A2], [U1, A1, U2, FAILURE], [FAILURE]),
+        ([U1, FAILURE, U2, A2], [U1, FAILURE, U2, A2, U3, FAILURE], [U3, FAILURE]),
+        ([U1, A1, U2, FAILURE, U3], [U1, A1, U2, FAILURE, U3, FAILURE], [FAILURE]),
+    ],
+    ids=[
+        "the last question edited, or asked again",
+        "a question edited whose answer was lost",
+        "failed",
+        "failed and taken back",
+        "failed after a tool",
+        "failed after a tool that is resent",
+        "nothing stored",
+        "the first answer lost",
+        "an answer lost",
+        "two answers lost",
+        "an answer stopped",
+        "the first answer stopped",
+        "cut off",
+        "a question left out",
+        "an answer left out",
+        "a failure shown as an answer",
+        "another in the same words, nothing stored",
+        "another in the same words, the question stored",
+    ],
+)
+def test_a_view_that_has_left_what_is_stored(stored: Items, view: Items, kept: Items) -> None:
+    """What is new is stored, once, and the turns after it add what they add and no more."""
+    view = list(view)
+    for number in range(6):
+        new = user(f"more {number}")
+        merged = merge_history(stored, [*view, new])
+        assert merged == [*stored, *(kept if number == 0 else []), new]
+        answer = assistant(f"answer {number}")
+        stored, view = [*merged, answer], [*view, new, answer]
+
+
+def test_a_failure_that_repeats_after_an_edit() -> None:
+    """No part of the view is the end of what is stored: only the order of its words tells."""
+    stored = [U1, A1, U2, A2, U2, FAILURE, U3, A3]
+    again = user("again")
+    view = [U1, A1, U2, FAILURE, U3, A3, again, FAILURE]
+    assert merge_history(stored, [*view, user("x")]) == [*stored, again, FAILURE, user("x")]
+
+
+def test_reasoning_goes_with_what_it_led_to() -> None:
+    """It may be empty, and all of it looks the same then."""
+    thought: Any = {"type": "reasoning", "id": "rs_1", "summary": []}
+    stored = [U1, thought, call("1"), output("1"), A1]
+    assert merge_history(stored, [*stored[:4], U2]) == [*stored, U2]
+    other = [U1, {**thought, "id": "rs_2"}, call("2"), output("2"), U2]
+    assert merge_history(stored, other) == [*stored, *other[1:]]
+
+
+def test_call_ids_that_a_model_uses_again_for_a_new_output() -> None:
+    history = [U1, call("1"), output("1"), A1, U2, call("1")]
+    sent = [U2, call("1"), output("1"), U3]
+    assert merge_history(history, sent) == [*history, output("1"), U3]
+
+
+# --- where a view ends --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stored", "sent", "end", "from_beginning"),
+    [
+        ([], [U1], 0, False),
+        ([U1, A1], [U2], 0, False),
+        ([U1, A1], [U1, A1, U2], 2, True),
+        ([U1, A1, U2, A2], [U1, A1, U2], 2, True),
+        ([U1, A1, U2, A2, U3, A3], [U2, A2, U1], 4, False),
+        ([U1, A1, U2, A2], [U1, A1, U2, U3], 3, True),
+        ([U1, A1, U2, A2, U3, A3], [U1, A1, A2, U1], 4, True),
+        ([U1, call("1"), output("1"), A1], [U1, A1, U2], 4, True),
+        ([U1, call("1"), output("1"), A1], [U1, call("1"), output("1"), U2], 3, False),
+        ([U1, A1], [U1, U2], 1, False),
+    ],
+    ids=[
+        "an empty conversation",
+        "only what is new",
+        "goes on",
+        "edited",
+        "edited, of a window",
+        "an answer lost",
+        "left something out, and edited",
+        "tool items not shown",
+        "tool items shown, the answer lost",
+        "nothing of the assistant's",
+    ],
+)
+def test_where_a_view_ends(stored: Items, sent: Items, end: int, from_beginning: bool) -> None:
+    parted = parting(stored, sent)
+    assert (parted.stored, parted.from_beginning) == (end, from_beginning)
+    assert parted.new[-1] == len(sent) - 1
+
+
 SOME = st.lists(st.sampled_from([*YES, call("1"), output("1"), {"role": "system", "content": "s"}]))
 
 
 @given(SOME, SOME)
 def test_whatever_is_sent(history: Items, sent: Items) -> None:
-    """The history stays as it is, the last item is kept, and nothing is made up or reordered."""
+    """The history stays but for cut off outputs, and nothing is made up or reordered."""
     before = copy.deepcopy(history)
     sent = [copy.deepcopy(item) for item in sent]
     merged = merge_history(history, sent)
-    assert merged[: len(history)] == before
-    new = merged[len(history) :]
+    assert history == before
+    whole = without_cut_off_outputs(history)
+    assert merged[: len(whole)] == whole
+    new = merged[len(whole) :]
     if sent:
         assert new[-1] is sent[-1]
     places = [next(n for n, item in enumerate(sent) if item is kept) for kept in new]
