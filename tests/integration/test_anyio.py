@@ -17,6 +17,7 @@ from offline_model import OfflineModel
 
 from lakebase_sessions import Lakebase, stream_turn
 from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.server import turns
 
 ROUNDS = 500
 """Of an event loop, for a second of waiting. Whoever spins takes 80,000."""
@@ -151,6 +152,28 @@ def test_a_stream_that_is_closed(run: Any) -> None:
         assert locked.tasks == set()
 
     assert run(close) < ROUNDS
+
+
+def test_a_run_that_does_not_settle_in_time(
+    run: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream does not wait for ever; what was begun comes to its end by itself."""
+    monkeypatch.setattr(turns, "CANCEL_TIMEOUT_SECONDS", 0.1)
+
+    async def close(locked: Locked) -> None:
+        events = locked.turn()
+        async for event in events:
+            if event.type == "response.output_text.done":
+                break
+        locked.lock()
+        await locked.somebody_waits()
+        await events.aclose()
+        assert locked.tasks
+        assert "A run goes on 0.1 s after it was cancelled." in caplog.text
+        while locked.tasks:
+            await asyncio.sleep(0.01)
+
+    run(close)
 
 
 def test_a_client_of_mlflows_server_that_goes_away(

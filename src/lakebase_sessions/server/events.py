@@ -144,7 +144,7 @@ class _Items:
             self._here = []
         elif kind == "response.completed":
             self._expected, self._here = self._here, []
-            self._names = {_name(_fields(item)) for item in event.response.output}
+            self._names = {_name(_fields(item)) for item in event.response.output or ()}
         elif kind == "response.output_item.added":
             item = self._announced(_fields(event.item), event.output_index)
             # A message is none before its first words, and some items MLflow does not know.

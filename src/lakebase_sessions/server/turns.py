@@ -208,7 +208,7 @@ async def _settle(
         if task is not None and not task.done():
             result.cancel()
             await settled(task, CANCEL_TIMEOUT_SECONDS)
-            if not task.done():  # a tool that does not let itself be cancelled
+            if not task.done():  # closing would wait for it without an end
                 logger.warning("A run goes on %g s after it was cancelled.", CANCEL_TIMEOUT_SECONDS)
                 return
         await events.aclose()
