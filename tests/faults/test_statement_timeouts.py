@@ -15,7 +15,7 @@ from conftest import admin
 from faults.backends import cancel_blocked, pids
 from faults.operations import BEFORE, OPERATIONS, POOL_SIZE, fill_pool, nothing
 from lakebase_sessions import Lakebase, LakebaseTimeout
-from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.local import DEFAULT_USER, LocalLakebase
 from lakebase_sessions.postgres.queries import CREATE_LOCK
 
 Obstacle = Callable[[LocalLakebase, str], AbstractContextManager[None]]
@@ -33,7 +33,10 @@ def slow(local: LocalLakebase, database: str) -> Iterator[None]:
             connection.execute(f"CREATE POLICY slow ON {table} USING (slow())")
             connection.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
             connection.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+        # The owner of a Lakebase is above policies.
+        connection.execute(f'ALTER ROLE "{DEFAULT_USER}" NOBYPASSRLS')
         yield
+        connection.execute(f'ALTER ROLE "{DEFAULT_USER}" BYPASSRLS')
         for table in ("agent_sessions", "agent_messages"):
             connection.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
 
