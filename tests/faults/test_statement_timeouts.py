@@ -34,7 +34,10 @@ def slow(local: LocalLakebase, database: str) -> Iterator[None]:
             connection.execute(f"CREATE POLICY slow ON {table} USING (slow())")
             connection.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
             connection.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+        # The owner of a Lakebase is above policies.
+        connection.execute(f'ALTER ROLE "{DEFAULT_USER}" NOBYPASSRLS')
         yield
+        connection.execute(f'ALTER ROLE "{DEFAULT_USER}" BYPASSRLS')
         for table in ("agent_sessions", "agent_messages"):
             connection.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
         connection.execute(f'ALTER ROLE "{DEFAULT_USER}" BYPASSRLS')

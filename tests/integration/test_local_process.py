@@ -219,18 +219,21 @@ def test_a_program_that_is_killed_leaves_nothing(
     data = tmp_path / "data"
     with program(
         f"local = LocalLakebase({'None' if where == 'None' else repr(str(data))}).start()\n"
+        "compute = local.add_compute('projects/p/branches/b/endpoints/e')\n"
         "postgres = local._started_server().postgres\n"
-        "print(postgres.data, postgres._process.pid, flush=True)\n"
+        "print(postgres.data, compute.host, postgres._process.pid, flush=True)\n"
         "time.sleep(60)\n"
-    ) as (process, (folder, pid)):
+    ) as (process, (folder, host, pid)):
         server = psutil.Process(int(pid))
         process.send_signal(signum)
         assert process.wait() == -signum
         wait_for_the_end_of(server)
-        deadline = time.monotonic() + 20
-        while (gone := not Path(folder).exists()) is (where != "None"):
-            assert time.monotonic() < deadline, f"{folder} {'is gone' if gone else 'is left'}"
-            time.sleep(0.01)
+    temporary = [Path(host)] if where == "data" else [Path(host), Path(folder)]
+    deadline = time.monotonic() + 20
+    while left := [path for path in temporary if path.exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
+    assert Path(folder).exists() is (where == "data")
 
 
 def test_a_kill_during_the_first_start_leaves_nothing(tmp_path: Path) -> None:

@@ -93,7 +93,10 @@ class EmbeddedPostgres:
         bin_path, system_user = _binaries(self.version)
         self._open_folder()
         self._make_private_folders(system_user, bin_path)
-        self._watcher = Watcher(*([self.data, self.socket_dir] if self._temporary else []))
+        self._watcher = Watcher()
+        if self._temporary:
+            self.remove_after_kill(self.data)
+            self.remove_after_kill(self.socket_dir)
         cluster = self.data / "postgres"
         if not (cluster / "PG_VERSION").exists():
             self._initdb(bin_path, system_user)
@@ -123,6 +126,11 @@ class EmbeddedPostgres:
         if self._watcher is not None:
             self._watcher.dismiss()
             self._watcher = None
+
+    def remove_after_kill(self, folder: Path) -> None:
+        """Have this folder removed should this process be killed before it can do that."""
+        if self._watcher is not None:
+            self._watcher.remove(folder)
 
     def leave_to_parent(self) -> None:
         """In a forked child: hold nothing that would outlive the parent."""

@@ -128,6 +128,8 @@ class Running:
             compute.stop()
             raise
         self._computes[path] = compute
+        if self.server.postgres is not None:
+            self.server.postgres.remove_after_kill(Path(compute.host))
         return compute
 
     def remove_endpoint(self, path: str) -> None:

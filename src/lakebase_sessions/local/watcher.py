@@ -24,18 +24,14 @@ STOP_TIMEOUT_SECONDS = 10.0
 
 
 class Watcher:
-    """The owner's end: tells the watcher what to end, and dismisses it.
+    """The owner's end: tells the watcher what to end and to remove, and dismisses it."""
 
-    Args:
-        folders: Folders that it removes, too, when the owner is gone.
-    """
-
-    def __init__(self, *folders: Path) -> None:
+    def __init__(self) -> None:
         far_end, near_end = os.pipe()
         try:
             # A session of its own, and no output: it must not keep the owner's terminal or pipes.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", __file__, *folders],
+                [sys.executable, "-P", __file__],
                 stdin=far_end,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -53,9 +49,16 @@ class Watcher:
 
     def watch(self, pid: int) -> None:
         """Have it end this process when the owner is gone."""
+        self._tell(str(pid))
+
+    def remove(self, folder: Path) -> None:
+        """Have it remove this folder when the owner is gone and what it watches has ended."""
+        self._tell(str(folder))
+
+    def _tell(self, line: str) -> None:
         if self._near_end is not None:
             with contextlib.suppress(BrokenPipeError):  # it was killed: then nobody watches
-                os.write(self._near_end, f"{pid}\n".encode())
+                os.write(self._near_end, os.fsencode(line) + b"\n")
 
     def dismiss(self) -> None:
         """End it: there is nothing left to do."""
@@ -123,14 +126,17 @@ def main() -> None:
     """Wait for the end of the owner, and clean up after it."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)  # `pkill -f lakebase` and the like mean the owner
-    watched = []
-    for line in sys.stdin:
+    watched, folders = [], []
+    for line in sys.stdin.buffer:
+        if line.startswith(b"/"):
+            folders.append(os.fsdecode(line.removesuffix(b"\n")))
+            continue
         with contextlib.suppress(psutil.NoSuchProcess):
             # psutil also notes when it was started: a pid may be another program's later.
             watched.append(psutil.Process(int(line)))
     for process in watched:
         end(process)
-    for folder in sys.argv[1:]:
+    for folder in folders:
         for _ in range(10):  # what was being started may still write
             shutil.rmtree(folder, ignore_errors=True)
             if not Path(folder).exists():
