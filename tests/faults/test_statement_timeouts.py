@@ -29,7 +29,6 @@ def slow(local: LocalLakebase, database: str) -> Iterator[None]:
             "CREATE FUNCTION slow() RETURNS boolean LANGUAGE sql VOLATILE AS "
             "'SELECT pg_sleep(60) IS NOT NULL'"
         )
-        connection.execute(f'ALTER ROLE "{DEFAULT_USER}" NOBYPASSRLS')
         for table in ("agent_sessions", "agent_messages"):
             connection.execute(f"CREATE POLICY slow ON {table} USING (slow())")
             connection.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
@@ -40,7 +39,6 @@ def slow(local: LocalLakebase, database: str) -> Iterator[None]:
         connection.execute(f'ALTER ROLE "{DEFAULT_USER}" BYPASSRLS')
         for table in ("agent_sessions", "agent_messages"):
             connection.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
-        connection.execute(f'ALTER ROLE "{DEFAULT_USER}" BYPASSRLS')
 
 
 @contextmanager
