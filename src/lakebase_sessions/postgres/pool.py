@@ -7,6 +7,7 @@ next without a pause, so nobody takes it from somebody who was first.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 import weakref
@@ -61,7 +62,7 @@ class Pool:
         self.connections: set[Connection] = set()
         """All that are open, in use or idle."""
         self._idle: deque[Connection] = deque()  # whatever was used last is at the right
-        self._waiting: OrderedDict[asyncio.Future[Connection], None] = OrderedDict()
+        self._waiting: OrderedDict[asyncio.Future[Connection], float] = OrderedDict()  # since when
         self._opening: set[asyncio.Task[None]] = set()
         self._failure: LakebaseSessionsError | None = None
         self._trusted_since = 0.0
@@ -110,7 +111,7 @@ class Pool:
 
     async def _next(self, give_up_at: float) -> Connection:
         waiter: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
-        self._waiting[waiter] = None
+        self._waiting[waiter] = time.monotonic()
         self._grow()
         try:
             async with asyncio.timeout(max(give_up_at - time.monotonic(), 0.01)):
@@ -158,14 +159,23 @@ class Pool:
 
     async def _open(self) -> None:
         here = cast("asyncio.Task[None]", asyncio.current_task())
+        began_at = 0.0
+
+        def is_wanted(failure: LakebaseSessionsError) -> bool:
+            nonlocal began_at
+            began_at = time.monotonic()
+            self._failure = failure
+            return bool(self._waiting)
+
         try:
-            connection = await connect(self._place, self._is_wanted)
+            connection = await connect(self._place, is_wanted)
         except LakebaseSessionsError as error:
             self._opening.discard(here)  # before anybody hears of it, and asks for another
             # Who waits for what others will put back is better off waiting. But no identity, no
             # database of that name: that is told at once.
             if not self._in_use or not isinstance(error, LakebaseUnavailable):
-                self._fail(error)
+                self._fail(error, began_at)
+                self._grow()  # for those who came later: it may be another answer by now
             return
         finally:
             self._opening.discard(here)
@@ -175,13 +185,10 @@ class Pool:
             self.put_back(connection)
         self._grow()
 
-    def _is_wanted(self, failure: LakebaseSessionsError) -> bool:
-        self._failure = failure
-        return bool(self._waiting)
-
-    def _fail(self, error: LakebaseSessionsError) -> None:
-        while self._waiting:
-            waiter, _ = self._waiting.popitem()
+    def _fail(self, error: LakebaseSessionsError, waiting_since: float = math.inf) -> None:
+        """Tell those who waited by then; the order is that of their coming."""
+        while self._waiting and next(iter(self._waiting.values())) <= waiting_since:
+            waiter, _ = self._waiting.popitem(last=False)
             if not waiter.done():
                 waiter.set_exception(error)
 
