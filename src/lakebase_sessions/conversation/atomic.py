@@ -11,6 +11,7 @@ from agents.memory.session_settings import resolve_session_limit
 
 from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
+from lakebase_sessions.conversation.soundness import RefusedItem, refused_for_good
 from lakebase_sessions.errors import ConversationConflict, TurnNotOpen
 from lakebase_sessions.postgres import queries
 
@@ -140,6 +141,15 @@ class AtomicTurn(Session):
         self._check_open()
         self._added.clear()
         self._popped.update(number for number, _ in await self._rows(None))
+
+    async def _repair(self, *, dry_run: bool) -> tuple[RefusedItem, ...]:
+        """For `LakebaseSession.repair`."""
+        self._check_open()
+        rows = [(number, item) for number, row in await self._rows(None) for item in decode([row])]
+        found = refused_for_good([item for _, item in rows])
+        if not dry_run:
+            self._popped.update(rows[item.position][0] for item in found)
+        return found
 
     def __repr__(self) -> str:
         return f"<AtomicTurn of {self._session!r}, {self._state.name.lower()}>"
