@@ -62,9 +62,8 @@ def merge(
     left_out = {
         item.position: item for item in refused(merged, len(history)) if item.position != last
     }
-    broken = [item for item in left_out.values() if _is_broken(item, history)]
-    if broken:
-        latest = broken[-1]
+    latest = next((it for it in reversed(left_out.values()) if _is_broken(it, history)), None)
+    if latest:
         _say_once(session_id, latest.type, latest.reason, hash(_canonical(latest.item)))
     return [item for at, item in enumerate(merged) if at not in left_out]
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import logging
+import random
 from typing import Any
 
 import pytest
+from agents import Agent, RunConfig, Runner
+from agents.memory import SQLiteSession
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusing_model import PAIRS, Refused, refuse
+from refusing_model import PAIRS, Refused, RefusingModel, refuse
 
 from lakebase_sessions import merge_history
 from lakebase_sessions.conversation.soundness import refused, refused_for_good
@@ -228,6 +231,21 @@ def test_any_window_of_a_conversation_with_thoughts(conversations: list[dict[str
             kept = pruned(items[begin:])
             if any(item.get("type") == "reasoning" for item in kept):
                 refuse(kept, needs(items))
+
+
+async def test_what_the_runner_makes_of_it(conversations: list[dict[str, Any]]) -> None:
+    """It prunes and reorders what it is given once more, and the model is content with that."""
+    chance = random.Random(7)
+    model = RefusingModel()
+    agent = Agent(name="A", model=model)
+    config = RunConfig(session_input_callback=merge_history, tracing_disabled=True)
+    for conversation in conversations:
+        session = SQLiteSession("s")
+        items = conversation["items"]
+        await session.add_items([item for item in items if chance.random() < 0.8])
+        for _ in range(2):
+            await Runner.run(agent, "And?", session=session, run_config=config)
+        session.close()
 
 
 SOME = st.lists(
