@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lakebase_sessions.conversation.history import merge_history
     from lakebase_sessions.conversation.session import LakebaseSession
     from lakebase_sessions.conversation.session_id import get_session_id
+    from lakebase_sessions.conversation.soundness import RefusedItem
     from lakebase_sessions.errors import (
         ConfigurationError,
         ConversationConflict,
@@ -43,6 +44,7 @@ _HOMES = {
     "conversation.history": ("merge_history",),
     "conversation.session": ("LakebaseSession",),
     "conversation.session_id": ("get_session_id",),
+    "conversation.soundness": ("RefusedItem",),
     "factory": ("default_lakebase", "session_for"),
     "lakebase": ("Lakebase",),
     "server.http": ("add_error_handlers",),
@@ -68,6 +70,7 @@ __all__ = [
     "LocalLakebaseError",
     "MissingConfiguration",
     "PermissionDenied",
+    "RefusedItem",
     "TablesMissing",
     "TargetNotFound",
     "TurnNotOpen",

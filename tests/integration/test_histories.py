@@ -20,6 +20,7 @@ from agents import (
     set_tracing_disabled,
 )
 from offline_model import OfflineModel
+from refusing_model import refuse
 
 from lakebase_sessions import Lakebase, invoke_turn, stream_turn
 
@@ -40,7 +41,7 @@ def get_weather(city: str) -> str:
 
 
 class StrictModel(OfflineModel):
-    """Refuses an output without its call, as the Responses API does, and never repeats itself.
+    """Refuses what the Responses API refuses, and never repeats itself.
 
     With `fails` it ends with an error instead of an answer, after its tool calls.
     """
@@ -52,10 +53,7 @@ class StrictModel(OfflineModel):
 
     def _respond(self, items: Any, tools: Any) -> Any:
         self.seen = items
-        calls = {item["call_id"] for item in items if item.get("type") == "function_call"}
-        outputs = [item["call_id"] for item in items if item.get("type") == "function_call_output"]
-        refused = [call_id for call_id in outputs if call_id not in calls]
-        assert not refused, f"No tool call found for function call output with call_id {refused}."
+        refuse(items)
         response = offline_model._respond(items, tools)
         if response.type == "message":
             if self.fails:

@@ -140,7 +140,10 @@ async def test_what_a_burst_leaves_over_is_closed(
 ) -> None:
     monkeypatch.setattr(pool, "SURPLUS_SECONDS", 0.1)
     session = proxied.session("s")
-    await asyncio.gather(*(session.get_items() for _ in range(64)))
+    await session.get_items()
+    async with AsyncExitStack() as stack:
+        for _ in range(15):
+            await stack.enter_async_context(session.engine.connect())
     while proxy.connections > 5:
         await asyncio.sleep(0.01)
     await session.get_items()

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
+
+from lakebase_sessions.conversation.soundness import RefusedItem, refused
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
+
+logger = logging.getLogger(__name__)
 
 _SYSTEM_ROLES = ("system", "developer")
 
@@ -33,16 +39,54 @@ def merge_history(
         new_items: What the client sent.
 
     Returns:
-        `history`, without tool outputs whose call is not in it, because models refuse those; then
-        the items of `new_items` that are new: the same objects, not copies.
+        `history`, then the items of `new_items` that are new: the same objects, not copies. Without
+        what a model would refuse the conversation for, such as a call whose output was never
+        stored, which the log says once; but for the last item.
 
     Example:
         >>> hi, hello = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}
         >>> [item["content"] for item in merge_history([hi, hello], [hi, hello, hi])]
         ['Hi', 'Yes?', 'Hi']
     """
-    new = parting(history, new_items).new
-    return [*without_cut_off_outputs(history), *(new_items[number] for number in new)]
+    return merge(history, new_items)
+
+
+def merge(
+    history: list[TResponseInputItem],
+    new_items: list[TResponseInputItem],
+    session_id: str | None = None,
+) -> list[TResponseInputItem]:
+    """`merge_history`, with the session's id for the log."""
+    merged = [*history, *(new_items[number] for number in parting(history, new_items).new)]
+    last = len(merged) - 1 if new_items else len(merged)
+    left_out = {
+        item.position: item for item in refused(merged, len(history)) if item.position != last
+    }
+    latest = next((it for it in reversed(left_out.values()) if _is_broken(it, history)), None)
+    if latest:
+        _say_once(session_id, latest.type, latest.reason, hash(_canonical(latest.item)))
+    return [item for at, item in enumerate(merged) if at not in left_out]
+
+
+def _is_broken(item: RefusedItem, history: list[TResponseInputItem]) -> bool:
+    """Whether it is stored, and not merely what a window has left of the turn it begins in."""
+    if item.position >= len(history):
+        return False
+    if item.reason != "no_call":
+        return item.reason != "no_reasoning"
+    return any(_role(other) not in (None, "assistant") for other in history[: item.position])
+
+
+@lru_cache(maxsize=1024)  # what was said, to say it once
+def _say_once(session_id: str | None, kind: str, reason: str, _latest: int) -> None:
+    logger.warning(
+        "The conversation%s holds items for which a model's API refuses the whole of it (the "
+        "latest is a %s: %s). Turns leave them out of what the model sees; `await "
+        "session.repair()` removes them.",
+        f" {session_id!a}" if session_id is not None else "",
+        kind,
+        reason,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agents.items import TResponseInputItem
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from lakebase_sessions.conversation.soundness import RefusedItem
     from lakebase_sessions.postgres.engine import LoopEngine
 
 
@@ -128,6 +129,32 @@ class LakebaseSession(AsyncDatabricksSession):
     def turn(self) -> AtomicTurn:
         """A turn that is stored whole or not at all, in two round trips: see `AtomicTurn`."""
         return AtomicTurn(self)
+
+    async def repair(self, *, dry_run: bool = False) -> tuple[RefusedItem, ...]:
+        """Remove what a model's API refuses the conversation for. Two round trips.
+
+        That is an output without its call, a call without its output, one of either that is there
+        twice, and reasoning that leads to nothing: a process that died leaves them, or a run whose
+        writes failed. `merge_history` leaves them out of what the model sees anyway. What is
+        behind the last words of a user may get its counterpart yet, from a run that is under way
+        or an approval, and stays. All or nothing; whatever `history_limit` is, the whole
+        conversation is read.
+
+        Args:
+            dry_run: Only say what would be removed. One round trip.
+
+        Returns:
+            What was removed, in order, and why.
+
+        Raises:
+            ConversationConflict: Somebody wrote meanwhile, and nothing was removed: repair again.
+
+        Example:
+            >>> async def repaired(session):
+            ...     return [(item.type, item.reason) for item in await session.repair()]
+        """
+        async with self.turn() as turn:
+            return await turn._repair(dry_run=dry_run)
 
     @property
     def engine(self) -> AsyncEngine:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -19,7 +20,7 @@ from mlflow.types.responses import (
     ResponsesAgentStreamEvent,
 )
 
-from lakebase_sessions.conversation.history import merge_history
+from lakebase_sessions.conversation.history import merge
 from lakebase_sessions.errors import InvalidUser, LakebaseSessionsError
 from lakebase_sessions.factory import session_for
 from lakebase_sessions.server.events import as_one_response, output_of
@@ -179,7 +180,10 @@ class _Turn:
             history_limit=history_limit,
         )
         self.items: list[Any] = [item.model_dump(exclude_none=True) for item in request.input]
-        self.run_kwargs = run_kwargs | {"run_config": _merging(run_kwargs.get("run_config"))}
+        merging = partial(merge, session_id=self.session.session_id)
+        self.run_kwargs = run_kwargs | {
+            "run_config": _merging(run_kwargs.get("run_config"), merging)
+        }
         self.custom_outputs = {"session_id": self.session.session_id}
         if mlflow.get_current_active_span() is not None:
             mlflow.update_current_trace(metadata={"mlflow.trace.session": self.session.session_id})
@@ -189,14 +193,16 @@ class _Turn:
         return self.session.turn() if atomic else nullcontext(self.session)
 
 
-def _merging(config: RunConfig | dict[str, Any] | None) -> RunConfig | dict[str, Any]:
-    """`config` with merge_history, unless the caller merges in a way of their own."""
+def _merging(
+    config: RunConfig | dict[str, Any] | None, merging: Callable[..., Any]
+) -> RunConfig | dict[str, Any]:
+    """`config` with `merging`, unless the caller merges in a way of their own."""
     if isinstance(config, dict):
-        return {"session_input_callback": merge_history} | config
+        return {"session_input_callback": merging} | config
     config = config or RunConfig()
     if config.session_input_callback is not None:
         return config
-    return dataclasses.replace(config, session_input_callback=merge_history)
+    return dataclasses.replace(config, session_input_callback=merging)
 
 
 async def _settle(

@@ -25,6 +25,7 @@ from unit.conversation.clients import (
 from lakebase_sessions import merge_history
 from lakebase_sessions.conversation import history as history_module
 from lakebase_sessions.conversation.history import parting
+from lakebase_sessions.conversation.soundness import refused
 
 TURNS = 4
 ODDITIES = int(os.environ.get("LAKEBASE_SESSIONS_ODDITIES", "2"))
@@ -35,11 +36,8 @@ TOOLS = {"no tools": (False, False), "tools": (True, False), "tools resent": (Tr
 
 
 def kept(stored: Items, sent: Items) -> Right:
-    """The places of what `merge_history` takes for new."""
-    items: list[Any] = [said.item() for said in sent]
-    before: list[Any] = [said.item() for said in stored]
-    places = {id(item): place for place, item in enumerate(items)}
-    return tuple(places[id(item)] for item in merge_history(before, items) if id(item) in places)
+    """The places of what is taken for new."""
+    return parting([said.item() for said in stored], [said.item() for said in sent]).new
 
 
 def known_words(look: Look) -> list[int]:
@@ -124,8 +122,13 @@ def test_long_conversations(data: st.DataObject) -> None:
         sent = rendered(turn.sent, data)
         stored: list[Any] = [said.item() for said in world.stored]
         parted = parting(stored, sent)
-        new = [sent[place] for place in parted.new]
-        assert merge_history(stored, sent)[-len(new) :] == new
+        everything = [*stored, *(sent[place] for place in parted.new)]
+        dropped = {item.position for item in refused(everything, len(stored))}
+        assert merge_history(stored, sent) == [
+            item
+            for at, item in enumerate(everything)
+            if at not in dropped or at == len(everything) - 1
+        ]
         answer = right(world.stored, turn.sent)
         old = [said for said in turn.sent[:-1] if said in world.stored]
         if any(turn.sent.index(said) > answer[0] for said in old):
