@@ -13,9 +13,9 @@ from agents import Agent, RunConfig, Runner
 from agents.memory import SQLiteSession
 from hypothesis import given
 from hypothesis import strategies as st
-from offline_model import OfflineModel
 
 from lakebase_sessions import merge_history
+from lakebase_sessions.testing import OfflineModel
 
 Items = list[Any]
 
