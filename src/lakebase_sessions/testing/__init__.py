@@ -1,4 +1,4 @@
-"""What tests of an agent's memory are made of: a model that runs offline.
+"""What tests of an agent's memory are made of: an offline model, a contract for sessions.
 
 The pytest plugin is in `plugin.py` and is there as soon as the package is installed; so the names
 here are loaded on first use, and a suite that uses none of them pays nothing.
@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lakebase_sessions.testing.contract import SessionContract
     from lakebase_sessions.testing.model import OfflineModel
 
-_HOMES = {"OfflineModel": "model"}
+_HOMES = {"OfflineModel": "model", "SessionContract": "contract"}
 
-__all__ = ["OfflineModel"]
+__all__ = ["OfflineModel", "SessionContract"]
 
 
 def __getattr__(name: str) -> object:
