@@ -144,6 +144,13 @@ class SessionContract:
         await session.add_items(said(5))
         assert await session.get_items(limit=limit) == said(5)[5 - min(limit, 5) :]
 
+    async def test_a_negative_limit_is_refused(self, make_session: MakeSession) -> None:
+        """It is a mistake, and not all there is."""
+        session = make_session("s")
+        await session.add_items(said(2))
+        with pytest.raises(Exception):  # noqa: B017, PT011 - as above
+            await session.get_items(limit=-1)
+
     async def test_the_settings_limit_counts(self, make_session: MakeSession) -> None:
         """Unless the call names another."""
         session = make_session("s")
@@ -197,11 +204,11 @@ class SessionContract:
     # Several at a time
 
     async def test_concurrent_first_writes_are_all_kept(self, make_session: MakeSession) -> None:
-        """Ten clients begin one session."""
+        """Twenty clients begin one session."""
         await asyncio.gather(
-            *(make_session("s").add_items(said(1, start=number)) for number in range(10))
+            *(make_session("s").add_items(said(1, start=number)) for number in range(20))
         )
-        assert sorted(numbers(await make_session("s").get_items())) == list(range(10))
+        assert sorted(numbers(await make_session("s").get_items())) == list(range(20))
 
     async def test_concurrent_writes_are_kept_together(self, make_session: MakeSession) -> None:
         """The items of one write are not mixed with another's."""
@@ -235,7 +242,7 @@ class SessionContract:
         """Wherever the cancellation strikes; by the time it is seen, that is settled."""
         session = make_session("s")
         await session.add_items(said(1))
-        for steps in range(12):
+        for steps in (0, *(2**n for n in range(13))):
             await session.clear_session()
             writing = asyncio.ensure_future(session.add_items(said(3)))
             for _ in range(steps):
@@ -244,7 +251,20 @@ class SessionContract:
             await asyncio.gather(writing, return_exceptions=True)
             found = await session.get_items()
             assert found in ([], said(3))
+            await asyncio.sleep(0.01)
             assert await session.get_items() == found
+
+    async def test_a_session_goes_from_loop_to_loop(self, make_session: MakeSession) -> None:
+        """As with `Runner.run_sync` and `asyncio.run`, which make loops and close them."""
+        session = make_session("s")
+        await session.add_items(said(1))
+
+        def elsewhere(number: int) -> None:
+            asyncio.run(asyncio.wait_for(session.add_items(said(1, start=number)), 10))
+
+        await asyncio.to_thread(elsewhere, 1)
+        await asyncio.to_thread(elsewhere, 2)
+        assert await session.get_items() == said(3)
 
     # With the Runner
 
