@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["pytester"]
+
+DOCS = Path(__file__).parents[2] / "docs" / "testing.md"
 
 AGENT = """
 from agents import Agent, RunConfig, Runner
@@ -77,6 +81,19 @@ def test_asyncio_auto(suite: pytest.Pytester, scope: str) -> None:
     options = ["asyncio_mode=auto", f"asyncio_default_test_loop_scope={scope}"]
     done = run(suite, *(f"--override-ini={option}" for option in options))
     done.assert_outcomes(passed=4)
+
+
+def test_the_code_of_the_docs(suite: pytest.Pytester) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.DOTALL | re.MULTILINE)
+    suite.makepyfile(test_agent="\n".join(blocks))
+    run(suite, "--override-ini=asyncio_mode=auto").assert_outcomes(passed=2)
+
+
+def test_it_can_be_left_out(suite: pytest.Pytester) -> None:
+    suite.makepyfile(test_agent="def test_one(lakebase): pass\ndef test_two(): pass")
+    done = run(suite, "-p", "no:lakebase-sessions")
+    done.assert_outcomes(passed=1, errors=1)
+    done.stdout.fnmatch_lines(["*fixture 'lakebase' not found*"])
 
 
 def test_asyncio_strict(suite: pytest.Pytester) -> None:
