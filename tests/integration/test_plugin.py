@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
+
+from lakebase_sessions.local import DEFAULT_USER, LocalLakebase
 
 pytest_plugins = ["pytester"]
 
@@ -146,16 +149,26 @@ def test_version(lakebase_server):
 
 
 def test_a_server_that_runs_already(suite: pytest.Pytester) -> None:
-    """Nothing of the run stays on it."""
-    suite.makepyfile(
-        test_agent="""
-def test_it(lakebase_server, lakebase_database):
-    assert lakebase_server.admin_dsn == "host=nowhere.invalid connect_timeout=1"
-"""
-    )
+    """Of the databases that the run has made, none stays on it."""
+    with LocalLakebase() as server, psycopg.connect(server.admin_dsn, autocommit=True) as conn:
+        server.revoke_user(DEFAULT_USER)
+        conn.execute("ALTER DATABASE databricks_postgres OWNER TO postgres")
+        databases = "SELECT datname FROM pg_database ORDER BY 1"
+        before = conn.execute(databases).fetchall()
+        options = ("--override-ini=asyncio_mode=auto", f"--lakebase-dsn={server.admin_dsn}")
+        run(suite, *options).assert_outcomes(passed=4)
+        assert conn.execute(databases).fetchall() == before
+
+
+def test_a_server_that_cannot_be_reached(suite: pytest.Pytester) -> None:
+    suite.makepyfile(test_agent="def test_it(lakebase): pass")
     done = run(suite, "--lakebase-dsn=host=nowhere.invalid connect_timeout=1")
     done.assert_outcomes(errors=1)
-    done.stdout.fnmatch_lines(["*nowhere.invalid*"])
+    done.stdout.fnmatch_lines(["*cannot be reached*"])
+
+
+def test_workers_cannot_share_a_server(suite: pytest.Pytester) -> None:
+    suite.makepyfile(test_agent="def test_it(lakebase): pass")
     done = run(suite, "-n2", "--lakebase-dsn=host=nowhere.invalid")
     done.assert_outcomes(errors=1)
     done.stdout.fnmatch_lines(["*run without `-n`, or without lakebase_dsn*"])
