@@ -14,7 +14,6 @@ from mlflow.types.responses import (
     ResponsesAgentResponse,
     ResponsesAgentStreamEvent,
 )
-from offline_model import OfflineModel
 
 from lakebase_sessions import (
     add_error_handlers,
@@ -23,6 +22,7 @@ from lakebase_sessions import (
     invoke_turn,
     stream_turn,
 )
+from lakebase_sessions.testing import OfflineModel
 
 
 @function_tool

@@ -44,7 +44,7 @@ def main() -> None:
         print("No Lakebase is configured: starting one on this machine, gone when this ends.")
         local = LocalLakebase()
     if not os.environ.get("AGENT_MODEL"):
-        print("No AGENT_MODEL is set: the model is the offline one of offline_model.py.")
+        print("No AGENT_MODEL is set: the model is a small one that runs offline.")
     with local or nullcontext():
         if local is not None:
             # Workers inherit it. Another login that is configured must not get in the way.

@@ -23,10 +23,10 @@ from typing import Any
 import httpx
 from agents import Agent, Runner, set_tracing_disabled
 from agents.memory import OpenAIResponsesCompactionSession
-from offline_model import OfflineModel
 from openai import AsyncOpenAI
 
 from lakebase_sessions import LakebaseSessionsError, default_lakebase, session_for
+from lakebase_sessions.testing import OfflineModel
 
 QUESTIONS = ("Hello, I live in SF!", "My dog is Rex.", "What city did I say I live in?")
 MOST_ANSWERS = 2

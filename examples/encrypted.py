@@ -21,9 +21,9 @@ import sys
 from agents import Agent, Runner, set_tracing_disabled
 from agents.extensions.memory import EncryptedSession
 from cryptography.fernet import Fernet
-from offline_model import OfflineModel
 
 from lakebase_sessions import LakebaseSessionsError, default_lakebase, session_for
+from lakebase_sessions.testing import OfflineModel
 
 TEN_YEARS_SECONDS = 10 * 365 * 24 * 60 * 60
 

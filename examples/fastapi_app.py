@@ -20,7 +20,6 @@ import uvicorn
 from agents import Agent, Runner, set_tracing_disabled
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
-from offline_model import OfflineModel
 from openai.types.responses import ResponseTextDeltaEvent
 from pydantic import BaseModel
 
@@ -32,6 +31,7 @@ from lakebase_sessions import (
     default_lakebase,
     session_for,
 )
+from lakebase_sessions.testing import OfflineModel
 
 set_tracing_disabled(True)  # the SDK would send traces to OpenAI
 agent = Agent(name="Assistant", model=OfflineModel())

@@ -21,7 +21,6 @@ from contextlib import nullcontext
 
 from agents import Agent, Model, Runner, set_tracing_disabled
 from databricks_openai.agents import AsyncDatabricksSession
-from offline_model import OfflineModel
 from rich.console import Console
 from rich.table import Table
 
@@ -32,6 +31,7 @@ from lakebase_sessions import (
     session_for,
 )
 from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.testing import OfflineModel
 
 console = Console(highlight=False)
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 import sys
 
 from agents import Agent, Runner, set_tracing_disabled
-from offline_model import OfflineModel
 
 from lakebase_sessions import LakebaseSessionsError, session_for
+from lakebase_sessions.testing import OfflineModel
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:

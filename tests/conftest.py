@@ -1,8 +1,7 @@
-"""Fixtures: a Lakebase on this machine for the run, a database of its own for each test."""
+"""Fixtures that several tests use, on those of the plugin (`lakebase_sessions.testing.plugin`)."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import os
@@ -16,7 +15,7 @@ import pytest
 from proxy import Proxy
 from servers import docker_runs, local_lakebase
 
-from lakebase_sessions import Lakebase, factory
+from lakebase_sessions import Lakebase
 from lakebase_sessions.local import LocalLakebase
 
 pytest_plugins = ["secrets_guard"]
@@ -24,7 +23,6 @@ pytest_plugins = ["secrets_guard"]
 if TYPE_CHECKING:
     from databricks_openai.agents import AsyncDatabricksSession
 
-TEMPLATE = "lakebase_sessions_template"
 CONVERSATIONS = Path(__file__).parents[2] / "shared" / "data" / "conversations.jsonl"
 
 _numbers = itertools.count(1)
@@ -82,17 +80,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def local_for_run(pytestconfig: pytest.Config) -> LocalLakebase:
+def lakebase_server(pytestconfig: pytest.Config) -> LocalLakebase:
+    """The plugin's, on the server that `--postgres` chooses."""
+    return server(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def local_for_run(lakebase_server: LocalLakebase, lakebase_template: str) -> LocalLakebase:
     """The run's Lakebase, with a template database that has the tables."""
-    local = server(pytestconfig)
-    local.create_database(TEMPLATE)
-
-    async def make_tables() -> None:
-        async with Lakebase("local", workspace_client=local.workspace_client(), database=TEMPLATE):
-            pass
-
-    asyncio.run(make_tables())
-    return local
+    return lakebase_server
 
 
 @pytest.fixture
@@ -112,17 +108,14 @@ def empty_database(local: LocalLakebase) -> Iterator[str]:
 
 
 @pytest.fixture
-def database(local: LocalLakebase) -> Iterator[str]:
+def database(local: LocalLakebase, lakebase_database: str) -> str:
     """A database with the tables."""
-    name = f"lakebase_sessions_test_{os.getpid()}_{next(_numbers)}"
-    local.create_database(name, template=TEMPLATE)
-    yield name
-    local.drop_database(name)
+    return lakebase_database
 
 
 @pytest.fixture
 async def lakebase(local: LocalLakebase, database: str) -> AsyncIterator[Lakebase]:
-    """A Lakebase as the default user, on a database of its own, not open yet."""
+    """Like the plugin's, in an environment as it is, and closed on the test's loop."""
     lakebase = Lakebase("local", workspace_client=local.workspace_client(), database=database)
     yield lakebase
     await lakebase.close()
@@ -154,20 +147,9 @@ async def upstream(local: LocalLakebase, database: str) -> AsyncIterator[AsyncDa
 
 
 @pytest.fixture
-def environ(
-    local: LocalLakebase, database: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dict[str, str]]:
+def environ(local: LocalLakebase, lakebase_environ: dict[str, str]) -> dict[str, str]:
     """The environment of an app on this test's database, as Databricks Apps would set it."""
-    for name in list(os.environ):
-        if name.startswith(("DATABRICKS_", "LAKEBASE_", "PG")):
-            monkeypatch.delenv(name)
-    variables = local.environ | {"PGHOST": local.host, "PGDATABASE": database}
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(factory, "_default", None)
-    yield variables
-    if factory._default is not None:
-        asyncio.run(factory._default.close())
+    return lakebase_environ
 
 
 @pytest.fixture(scope="session")

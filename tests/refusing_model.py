@@ -6,10 +6,11 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-import offline_model
 from agents import ModelResponse, Usage
-from offline_model import OfflineModel
 from openai.types.responses import ResponseReasoningItem
+
+from lakebase_sessions.testing import OfflineModel
+from lakebase_sessions.testing import model as offline_model
 
 PAIRS = {
     "function_call": "function_call_output",

@@ -11,7 +11,8 @@ from agents import Agent, Runner, set_tracing_disabled
 from databricks_openai.agents import AsyncDatabricksSession
 from mlflow.genai.agent_server import AgentServer, stream
 from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentStreamEvent
-from offline_model import OfflineModel
+
+from lakebase_sessions.testing import OfflineModel
 
 set_tracing_disabled(True)
 agent = Agent(name="Assistant", model=OfflineModel())

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from agents import Agent, RunConfig, Runner, SessionSettings, set_tracing_disabled
-from offline_model import OfflineModel
 
 from lakebase_sessions import Lakebase
+from lakebase_sessions.testing import OfflineModel
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
-from conftest import TEMPLATE, admin
+from conftest import admin
 from proxy import Moment, Proxy
 
 from faults.backends import gone, kill_blocked
@@ -29,6 +29,7 @@ from faults.operations import (
 from lakebase_sessions import Lakebase, LakebaseSession, LakebaseTimeout, LakebaseUnavailable
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.postgres.queries import CREATE_LOCK
+from lakebase_sessions.testing.plugin import TEMPLATE
 
 
 @pytest.fixture(scope="module")

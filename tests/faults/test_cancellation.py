@@ -19,7 +19,6 @@ import psycopg.waiting
 import pytest
 from agents import Agent, function_tool, set_tracing_disabled
 from mlflow.types.responses import ResponsesAgentRequest
-from offline_model import OfflineModel
 from proxy import Proxy
 
 from faults.interruption import HOW, How, every_how, interrupted
@@ -27,6 +26,7 @@ from faults.witness import Witness
 from lakebase_sessions import Lakebase, LakebaseSession, invoke_turn, stream_turn
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.postgres.pool import Pool as ConnectionPool
+from lakebase_sessions.testing import OfflineModel
 
 POOL_SIZE = 1
 

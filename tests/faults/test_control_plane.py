@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import TEMPLATE
 from databricks.sdk import WorkspaceClient
 
 from faults.tokens import drop_connections, end_token
@@ -23,6 +22,7 @@ from lakebase_sessions import (
     TargetNotFound,
 )
 from lakebase_sessions.local import DEFAULT_ENDPOINT, DEFAULT_INSTANCE, LocalLakebase
+from lakebase_sessions.testing.plugin import TEMPLATE
 from lakebase_sessions.workspace.target import CALL_TIMEOUT_SECONDS
 
 PATIENCE_SECONDS = 20.0

@@ -16,10 +16,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from conftest import TEMPLATE, admin
+from conftest import admin
 from processes import free_port, started, wait_until_it_serves
 
 from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.testing.plugin import TEMPLATE
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -13,11 +13,11 @@ import psycopg
 import pytest
 from agents import Agent, set_tracing_disabled
 from conftest import admin
-from offline_model import OfflineModel
 
 from lakebase_sessions import Lakebase, stream_turn
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.server import turns
+from lakebase_sessions.testing import OfflineModel
 
 ROUNDS = 500
 """Of an event loop, for a second of waiting. Whoever spins takes 80,000."""

@@ -10,7 +10,6 @@ import pytest
 from agents import Agent, Runner, Session, set_tracing_disabled
 from conftest import admin
 from databricks_openai.agents import AsyncDatabricksSession
-from offline_model import OfflineModel
 
 from lakebase_sessions import (
     ConversationConflict,
@@ -24,6 +23,7 @@ from lakebase_sessions import (
     stream_turn,
 )
 from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.testing import OfflineModel
 
 pytestmark = pytest.mark.upstream_logs
 

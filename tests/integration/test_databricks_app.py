@@ -27,7 +27,7 @@ SERVICE_PRINCIPAL = "7c1d0f3e-5a2b-4c8d-9e6f-0a1b2c3d4e5f"
 # The app as it is, with another model. `python app.py` ends in the same call.
 RUN = """
 import app
-from offline_model import OfflineModel
+from lakebase_sessions.testing import OfflineModel
 
 app.agent.model = OfflineModel()
 app.main()

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from agents import Agent, Runner
 from conftest import admin
-from offline_model import OfflineModel
 
 from lakebase_sessions import (
     ConfigurationError,
@@ -26,6 +25,7 @@ from lakebase_sessions import (
     session_for,
 )
 from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.testing import OfflineModel
 
 HELLO: Any = {"role": "user", "content": "hello"}
 

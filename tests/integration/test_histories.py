@@ -8,7 +8,6 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any
 
-import offline_model
 import pytest
 from agents import (
     Agent,
@@ -19,10 +18,11 @@ from agents import (
     function_tool,
     set_tracing_disabled,
 )
-from offline_model import OfflineModel
 from refusing_model import refuse
 
 from lakebase_sessions import Lakebase, invoke_turn, stream_turn
+from lakebase_sessions.testing import OfflineModel
+from lakebase_sessions.testing import model as offline_model
 
 
 @pytest.fixture(scope="module")

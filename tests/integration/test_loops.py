@@ -14,10 +14,10 @@ from conftest import admin
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.config import Config
 from databricks.sdk.credentials_provider import CredentialsStrategy
-from offline_model import OfflineModel
 
 from lakebase_sessions import Lakebase, LakebaseNotOpen
 from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.testing import OfflineModel
 
 HELLO: Any = {"role": "user", "content": "hello"}
 

@@ -13,13 +13,13 @@ import psycopg
 import pytest
 from agents import Agent, Runner, function_tool, set_tracing_disabled
 from conftest import admin
-from offline_model import OfflineModel
 from proxy import Proxy
 from sqlalchemy import select
 
 from lakebase_sessions import Lakebase, LakebaseSession
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.postgres import pool, queries
+from lakebase_sessions.testing import OfflineModel
 
 HELLO: Any = {"role": "user", "content": "hello"}
 

@@ -1,4 +1,4 @@
-"""The four operations, on a real Postgres."""
+"""The four operations, on a real Postgres: what `SessionContract` does not say of them."""
 
 from __future__ import annotations
 
@@ -35,48 +35,12 @@ async def test_it_is_what_the_runner_expects(lakebase: Lakebase) -> None:
     assert isinstance(session, Session)
 
 
-async def test_items_come_back_in_order(lakebase: Lakebase) -> None:
-    session = lakebase.session("s")
-    await session.add_items(said(3))
-    await session.add_items(said(2, start=3))
-    assert await session.get_items() == said(5)
-
-
-async def test_any_text_survives(lakebase: Lakebase) -> None:
-    """NUL, lone surrogates, every script: content is JSON with ASCII escapes."""
-    items: list[Any] = [
-        {"role": "user", "content": "\x00 \ud800 \U0001f30d žluťoučký \\ ' \" %s {} :x"},
-        {"role": "user", "content": ""},
-        {
-            "type": "message",
-            "content": [{"type": "input_text", "text": "deep"}],
-            "n": 1.5,
-            "x": None,
-        },
-    ]
-    session = lakebase.session("s")
-    await session.add_items(items)
-    assert await session.get_items() == items
-
-
-async def test_sessions_are_apart(lakebase: Lakebase) -> None:
-    await lakebase.session("one").add_items([HELLO])
-    assert await lakebase.session("two").get_items() == []
-
-
 async def test_no_items_is_no_write(
     lakebase: Lakebase, local: LocalLakebase, database: str
 ) -> None:
     await lakebase.session("s").add_items([])
     with admin(local, database) as connection:
         assert connection.execute("SELECT count(*) FROM agent_sessions").fetchone() == (0,)
-
-
-@pytest.mark.parametrize("limit", [0, 1, 3, 5, 99])
-async def test_a_limit_takes_the_latest(lakebase: Lakebase, limit: int) -> None:
-    session = lakebase.session("s")
-    await session.add_items(said(5))
-    assert await session.get_items(limit=limit) == said(5)[5 - min(limit, 5) :]
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, "3", True])
@@ -102,19 +66,6 @@ async def test_corrupt_rows_are_skipped_and_do_not_count(
     assert await session.get_items(limit=2) == expected[1:]
     assert await session.pop_item() == expected[2]
     assert await session.pop_item() == expected[1]
-
-
-async def test_pop_takes_the_latest_and_then_nothing(lakebase: Lakebase) -> None:
-    session = lakebase.session("s")
-    await session.add_items(said(2))
-    assert [await session.pop_item() for _ in range(3)] == [said(2)[1], said(2)[0], None]
-
-
-async def test_several_who_pop_get_an_item_each(lakebase: Lakebase) -> None:
-    await lakebase.session("s").add_items(said(10))
-    popped = await asyncio.gather(*(lakebase.session("s").pop_item() for _ in range(14)))
-    texts = [str(dict(item)["content"]) for item in popped if item]
-    assert sorted(texts) == sorted(item["content"] for item in said(10))
 
 
 async def test_clear_leaves_no_row(lakebase: Lakebase, local: LocalLakebase, database: str) -> None:
@@ -173,21 +124,6 @@ async def test_ids_are_data(lakebase: Lakebase) -> None:
         await lakebase.session(session_id).add_items(said(1, start=number))
     for number, session_id in enumerate(ids):
         assert await lakebase.session(session_id).get_items() == said(1, start=number)
-
-
-async def test_a_cancelled_write_is_whole_or_absent(lakebase: Lakebase) -> None:
-    """The cancellation is seen, and by then the write has settled."""
-    await lakebase.open()
-    session = lakebase.session("s")
-    for steps in range(12):
-        await session.clear_session()
-        task = asyncio.create_task(session.add_items(said(3)))
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        if task.cancel():
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        assert await session.get_items() in ([], said(3))
 
 
 async def test_the_history_limit_is_the_sessions_window(lakebase: Lakebase) -> None:

@@ -21,7 +21,6 @@ from agents import (
     set_tracing_disabled,
 )
 from agents.extensions import handoff_filters
-from conftest import TEMPLATE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_http import chat_model, responses_model
@@ -44,6 +43,7 @@ from scripted_model import (
 
 from lakebase_sessions import Lakebase, invoke_turn, stream_turn
 from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.testing.plugin import TEMPLATE
 
 Script = Sequence[Sequence[Any]]
 """Responses of a model, each a list of items."""

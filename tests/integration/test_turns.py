@@ -11,7 +11,6 @@ import pytest
 from agents import Agent, Model, RunConfig, function_tool, set_tracing_disabled
 from agents.models.fake_id import FAKE_RESPONSES_ID
 from conftest import admin
-from offline_model import OfflineModel
 
 from lakebase_sessions import (
     InvalidUser,
@@ -23,6 +22,7 @@ from lakebase_sessions import (
     stream_turn,
 )
 from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.testing import OfflineModel
 
 
 @pytest.fixture(scope="module")

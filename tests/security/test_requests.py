@@ -13,7 +13,6 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from offline_model import OfflineModel
 from security.strategies import json_objects, json_values, nested, texts
 
 from lakebase_sessions import (
@@ -24,6 +23,7 @@ from lakebase_sessions import (
     invoke_turn,
     stream_turn,
 )
+from lakebase_sessions.testing import OfflineModel
 
 fuzzing = settings(
     deadline=None,

@@ -13,11 +13,11 @@ from agents import Agent, RunConfig, Runner
 from agents.memory import SQLiteSession
 from hypothesis import given
 from hypothesis import strategies as st
-from offline_model import OfflineModel
 
 from lakebase_sessions import merge_history
 from lakebase_sessions.conversation.history import parting, without_cut_off_outputs
 from lakebase_sessions.conversation.soundness import refused
+from lakebase_sessions.testing import OfflineModel
 
 Items = list[Any]
 

@@ -13,10 +13,9 @@ import json
 import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents import FunctionTool, Model, ModelResponse, Tool, TResponseInputItem, Usage
-from agents.items import TResponseStreamEvent
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
@@ -34,12 +33,27 @@ from openai.types.responses import (
     ResponseTextDoneEvent,
 )
 
+if TYPE_CHECKING:
+    from agents.items import TResponseStreamEvent
+
 _LIVES_IN = re.compile(r"\bI live in ([^.!?,;\n]+)", re.IGNORECASE)
 _MY_IS = re.compile(r"\bmy ([\w ]+?) is ([^.!?,;\n]+)", re.IGNORECASE)
 
 
 class OfflineModel(Model):
-    """Answers from the items it is given, or says that it does not know."""
+    """A model without a network: it answers from the items it is given, or says it does not know.
+
+    It has no state, so what an agent with it remembers, the session has remembered. It tells what
+    it was told as "I live in …" and "my … is …", and calls a tool whose name, but for the first
+    word, is in the message: "What is the weather in Rome?" calls `get_weather` with `"Rome"`.
+
+    Example::
+
+        agent = Agent(name="Assistant", model=OfflineModel())
+        await Runner.run(agent, "Hello, I live in SF!", session=session)
+        result = await Runner.run(agent, "Where do I live?", session=session)
+        assert result.final_output == "You said that you live in SF."
+    """
 
     async def get_response(
         self,
