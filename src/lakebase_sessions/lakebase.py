@@ -24,15 +24,20 @@ from lakebase_sessions.workspace.api import Workspace
 from lakebase_sessions.workspace.background import in_thread, wait_for
 from lakebase_sessions.workspace.credentials import Credentials
 from lakebase_sessions.workspace.place import Host, Place
-from lakebase_sessions.workspace.settings import Settings, check_database, check_schema, ssl_mode_in
-from lakebase_sessions.workspace.target import CALL_TIMEOUT_SECONDS, Address, resolve, same_host
+from lakebase_sessions.workspace.settings import (
+    Settings,
+    check_database,
+    check_schema,
+    database_at,
+    ssl_mode_in,
+)
+from lakebase_sessions.workspace.target import CALL_TIMEOUT_SECONDS, Address, resolve
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_DATABASE = "databricks_postgres"
 OPEN_TIMEOUT_SECONDS = 30.0
 """Bound of opening as a whole: finding the Lakebase, a token, a connection, the tables."""
 
@@ -351,8 +356,6 @@ class Lakebase:
             lambda: target.token(workspace), timeout_seconds=self._open_timeout_seconds
         )
         credentials.renew_now()
-        injected = settings.pg_host is not None and same_host(settings.pg_host, target.host)
-        database = self._database or (settings.pg_database if injected else None)
         logger.info(
             "Lakebase '%s' (from %s%s) at %s as %s",
             target.name,
@@ -366,7 +369,7 @@ class Lakebase:
             # By its name: where it was known by its host, that is what has changed.
             host=Host(target.host, lambda: resolve(named, workspace).host),
             user=user,
-            database=database or DEFAULT_DATABASE,
+            database=database_at(target.host, settings, self._database),
             schema=settings.schema,
             credentials=credentials,
             ssl_mode=settings.ssl_mode,

@@ -14,7 +14,12 @@ from databricks.sdk.service.postgres import EndpointStatusState
 from logins import DATABASE, mint
 from psycopg import errors
 
-from lakebase_sessions import Lakebase, LakebaseUnavailable
+from lakebase_sessions import (
+    Lakebase,
+    LakebaseTimeout,
+    LakebaseUnavailable,
+    PermissionDenied,
+)
 from lakebase_sessions.errors import LocalLakebaseError
 from lakebase_sessions.local import DEFAULT_USER, Compute, LocalLakebase
 
@@ -211,6 +216,57 @@ class TestSuspend:
             found = [dict(item) for each in sessions for item in await each.get_items()]
         assert set(stored) <= {item["content"] for item in found}
         assert compute.wakes >= 5
+
+    async def test_the_first_operation_waits_and_says_so_once(
+        self, local: LocalLakebase, compute: Compute, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Everybody who comes while it wakes waits within the bound; none sees an empty history."""
+        client = local.workspace_client()
+        async with Lakebase(ENDPOINT, workspace_client=client) as lakebase:
+            item: Any = {"role": "user", "content": "hello"}
+            await lakebase.session("slept").add_items([item])
+            await asyncio.to_thread(compute.suspend)
+            compute.wake_seconds = 2.0
+            found = await asyncio.gather(
+                *(lakebase.session("slept").get_items() for _ in range(12))
+            )
+            assert found == [[item]] * 12
+            assert caplog.text.count("may be waking from zero") == 1
+            await asyncio.to_thread(compute.suspend)
+            assert await lakebase.session("slept").get_items() == [item]
+            assert caplog.text.count("may be waking from zero") == 2
+            await lakebase.session("slept").clear_session()
+
+    async def test_longer_than_the_bound(self, local: LocalLakebase, compute: Compute) -> None:
+        """An error that says so, and never an empty history; when it is awake, all is there."""
+        client = local.workspace_client()
+        async with Lakebase(
+            ENDPOINT, workspace_client=client, call_timeout_seconds=1.5
+        ) as lakebase:
+            item: Any = {"role": "user", "content": "hello"}
+            await lakebase.session("late").add_items([item])
+            await asyncio.to_thread(compute.suspend)
+            compute.wake_seconds = 60.0
+            with pytest.raises(LakebaseTimeout, match="databricks postgres get-endpoint"):
+                await lakebase.session("late").get_items()
+            compute.wake_seconds = 0.0
+            await asyncio.to_thread(compute.suspend)
+            assert await lakebase.session("late").get_items() == [item]
+            await lakebase.session("late").clear_session()
+
+    async def test_a_refused_login_does_not_wait(
+        self, local: LocalLakebase, compute: Compute
+    ) -> None:
+        """One new token, one more try; not again and again until the bound."""
+        local.add_user("nobody@example.com", role=False)
+        client = local.workspace_client("nobody@example.com")
+        before = len(local.requests)
+        lakebase = Lakebase(ENDPOINT, workspace_client=client, call_timeout_seconds=60)
+        with pytest.raises(PermissionDenied):
+            await lakebase.session("s").get_items()
+        await lakebase.close()
+        asked = [each.path for each in local.requests[before:] if "credentials" in each.path]
+        assert len(asked) == 2
 
 
 class TestDisable:

@@ -9,6 +9,9 @@ from typing import Any
 
 import click
 
+from lakebase_sessions.cli.doctor import doctor
+from lakebase_sessions.cli.grant import grant
+from lakebase_sessions.cli.init import init
 from lakebase_sessions.cli.local import local
 
 
@@ -30,4 +33,5 @@ def main() -> None:
     """OpenAI Agents SDK sessions on Databricks Lakebase."""
 
 
-main.add_command(local)
+for _command in (doctor, grant, init, local):
+    main.add_command(_command)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import itertools
+import logging
 import os
 import random
 import select
@@ -13,7 +14,7 @@ import socket
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
     from lakebase_sessions.workspace.api import Token
     from lakebase_sessions.workspace.place import Place
 
+logger = logging.getLogger(__name__)
+
 PORT = 5432
+
+WAKING_SECONDS = 1.0
+"""A connection that takes longer is probably waking a Lakebase that was scaled to zero."""
 
 _BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
@@ -136,7 +142,8 @@ async def connect(
         token = place.credentials.token
         try:
             async with asyncio.timeout(place.timeout_seconds):
-                return await _connect_once(place, token)
+                with _waking_is_said(place):
+                    return await _connect_once(place, token)
         except TimeoutError:
             found = no_connection(place)
         except (psycopg.Error, OSError) as error:
@@ -156,6 +163,29 @@ async def connect(
         backoff = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
         await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
     raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def _waking_is_said(place: Place) -> Iterator[None]:
+    """Say once, for all who connect meanwhile, that it takes its time."""
+
+    def say() -> None:
+        if not place.host.waking:
+            place.host.waking = True
+            logger.warning(
+                "Lakebase '%s' has not answered for %g s: it may be waking from zero. Waiting for "
+                "up to %g s.",
+                place.name,
+                WAKING_SECONDS,
+                place.timeout_seconds,
+            )
+
+    timer = asyncio.get_running_loop().call_later(WAKING_SECONDS, say)
+    try:
+        yield
+        place.host.waking = False
+    finally:
+        timer.cancel()
 
 
 def no_connection(place: Place) -> LakebaseTimeout:

@@ -13,17 +13,18 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.clock import RealClock
+from databricks.sdk.common.lro import LroOptions
 from databricks.sdk.config import Config
 from databricks.sdk.core import ApiClient
 from databricks.sdk.service.database import DatabaseAPI
-from databricks.sdk.service.postgres import PostgresAPI
+from databricks.sdk.service.postgres import PostgresAPI, Role, RoleIdentityType, RoleRoleSpec
 from requests.exceptions import RequestException
 
 from lakebase_sessions.errors import (
@@ -50,6 +51,8 @@ logging.getLogger("databricks.sdk").addFilter(_not_hushed)
 
 PAGE_SIZE = 100
 """Entries a page; the API's maximum."""
+ROLE_TIMEOUT_SECONDS = 60.0
+"""Of making a role, which the platform does in the background."""
 ASSUMED_LIFETIME_SECONDS = 15 * 60
 """For a token whose lifetime cannot be told: what Databricks' own clients assume."""
 _FAILING_LOGIN = {"server_error", "temporarily_unavailable", "unknown"}
@@ -94,15 +97,28 @@ class Workspace:
     Args:
         client: Whose identity to use; None logs in as the SDK finds it in the environment.
         call_timeout_seconds: How long one attempt may take, and how long attempts may begin.
+        profile: Of the Databricks CLI; for where there is no client.
     """
 
-    def __init__(self, client: WorkspaceClient | None, *, call_timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        client: WorkspaceClient | None,
+        *,
+        call_timeout_seconds: float,
+        profile: str | None = None,
+    ) -> None:
         with _our_errors("log in to the workspace"):
-            self._client = _bounded(client, call_timeout_seconds)
+            self._client = _bounded(client, call_timeout_seconds, profile)
             self._api = _DatedApiClient(self._client.config)
             self._database = DatabaseAPI(self._api)  # type: ignore[no-untyped-call]
             self._postgres = PostgresAPI(self._api)  # type: ignore[no-untyped-call]
             self._log_in()
+
+    @property
+    def login(self) -> str:
+        """Where this is logged in, and by which of the SDK's ways."""
+        config = self._client.config
+        return f"{config.host} by {config.auth_type}"
 
     def user_name(self) -> str:
         """The identity, which is also the name of its Postgres role."""
@@ -146,6 +162,19 @@ class Workspace:
         with _our_errors(f"list the branches of '{project}'"):
             for branch in self._client.postgres.list_branches(project, page_size=PAGE_SIZE):
                 yield branch.name or ""
+
+    def create_role(self, branch: str, name: str, kind: str) -> None:
+        """Make the Postgres role of an identity in `projects/…/branches/…`.
+
+        Args:
+            branch: The branch; all its endpoints have the role.
+            name: A user name, a client id, or a group's name; the role is called that.
+            kind: `"USER"`, `"SERVICE_PRINCIPAL"` or `"GROUP"`.
+        """
+        spec = RoleRoleSpec(postgres_role=name, identity_type=RoleIdentityType(kind))
+        bound = LroOptions(timeout=timedelta(seconds=ROLE_TIMEOUT_SECONDS))
+        with _our_errors(f"make the Postgres role of '{name}'"):
+            self._client.postgres.create_role(branch, Role(spec=spec)).wait(bound)
 
     def instance_token(self, name: str) -> Token:
         """A new database token for a provisioned instance."""
@@ -229,7 +258,9 @@ def _aware(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _bounded(client: WorkspaceClient | None, timeout_seconds: float) -> WorkspaceClient:
+def _bounded(
+    client: WorkspaceClient | None, timeout_seconds: float, profile: str | None
+) -> WorkspaceClient:
     """A client of the same identity whose calls end in time."""
     clock = _ImpatientClock(timeout_seconds)
     bounds = {"http_timeout_seconds": timeout_seconds, "retry_timeout_seconds": timeout_seconds}
@@ -243,6 +274,7 @@ def _bounded(client: WorkspaceClient | None, timeout_seconds: float) -> Workspac
         try:
             config = Config(
                 clock=clock,
+                profile=profile,
                 product="lakebase-sessions",
                 product_version=version("lakebase-sessions"),
                 http_timeout_seconds=timeout_seconds,

@@ -31,6 +31,8 @@ class Host:
 
     def __init__(self, name: str, look_up: Callable[[], str]) -> None:
         self.name = name
+        self.waking = False
+        """Whether it was said that it takes its time; until somebody is connected."""
         self._look_up = look_up
         self._lock = threading.Lock()
         self._looking = False

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from lakebase_sessions.errors import ConfigurationError, MissingConfiguration
+from lakebase_sessions.workspace.target import same_host
 
 ENDPOINT = "LAKEBASE_AUTOSCALING_ENDPOINT"
 PROJECT = "LAKEBASE_AUTOSCALING_PROJECT"
@@ -18,6 +19,8 @@ SCHEMA = "LAKEBASE_AGENT_MEMORY_SCHEMA"
 PG_HOST = "PGHOST"
 PG_DATABASE = "PGDATABASE"
 SSL_MODE = "PGSSLMODE"
+
+DEFAULT_DATABASE = "databricks_postgres"
 
 SSL_MODES = ("require", "verify-ca", "verify-full")
 """libpq's modes that never fall back to plain text. The first is the default."""
@@ -112,6 +115,14 @@ class Settings:
             or check_ssl_mode(read(SSL_MODE), SSL_MODE)
             or SSL_MODES[0],
         )
+
+
+def database_at(host: str, settings: Settings, named: str | None) -> str:
+    """The database on `host`: the one that was named, or the one that belongs to `PGHOST`."""
+    if named:
+        return named
+    injected = settings.pg_host is not None and same_host(settings.pg_host, host)
+    return (settings.pg_database if injected else None) or DEFAULT_DATABASE
 
 
 def _branch_path(project: str | None, branch: str | None) -> str:
