@@ -74,9 +74,8 @@ class TestSQLAlchemySessionOnAsyncpg(TestSQLAlchemySession):
 
     driver = "asyncpg"
 
-    @pytest.mark.xfail(
-        strict=True, raises=RuntimeError, reason="asyncpg's connections belong to one loop"
-    )
+    # Not expected to fail but left out: it raises a RuntimeError, or ends the interpreter.
+    @pytest.mark.skip(reason="asyncpg's connections belong to one loop, and crash in another")
     async def test_a_session_goes_from_loop_to_loop(self, make_session: MakeSession) -> None:
         await super().test_a_session_goes_from_loop_to_loop(make_session)
 
