@@ -72,8 +72,8 @@ class AtomicTurn(Session):
         self._state = _State.NEW
         self._added: list[str] = []
         self._popped: set[int] = set()
-        # What was read of the tables: their latest rows, newest first, and their version.
-        self._stored: list[str] = []
+        # What was read of the tables: their latest rows, oldest first, and their version.
+        self._stored: list[tuple[int, str]] = []
         self._stored_is_all = False
         self._version: _Version | None = None
 
@@ -170,29 +170,22 @@ class AtomicTurn(Session):
             wanted *= 2  # corrupt rows among the latest do not count
 
     async def _rows(self, count: int | None) -> list[tuple[int, str]]:
-        """At least the latest `count` stored rows that were not popped, if there are so many.
-
-        Oldest first, each with its place: 1 is the newest of all.
-        """
+        """At least the latest `count` stored rows that were not popped, if there are so many."""
         wanted = None if count is None else count + len(self._popped)
         if not self._stored_is_all and (wanted is None or wanted > len(self._stored)):
             await self._read(wanted)
-        rows = list(enumerate(self._stored, 1))
-        rows.reverse()
-        if self._popped:
-            rows = [row for row in rows if row[0] not in self._popped]
-        return rows
+        return [row for row in self._stored if row[0] not in self._popped]
 
     async def _read(self, count: int | None) -> None:
         rows = await self._session._read(
             queries.READ_TURN, limit=None if count is None else str(count)
         )
-        _, updated_at, newest = rows[0]
+        newest, _, updated_at = rows[0]
         version = _Version(updated_at, newest)
         if self._version not in (None, version):
             raise self._conflict()
         self._version = version
-        self._stored = [row for row, _, _ in rows if row is not None]
+        self._stored = [(number, row) for number, row, _ in reversed(rows) if number is not None]
         self._stored_is_all = count is None or len(self._stored) < count
 
     async def _store(self) -> None:
@@ -205,7 +198,6 @@ class AtomicTurn(Session):
             updated_at=updated_at,
             newest=None if newest is None else str(newest),
             popped=",".join(map(str, self._popped)),
-            deepest=str(max(self._popped, default=0)),
             items="\n".join(self._added),
             count=str(len(self._added)),
         )

@@ -46,18 +46,9 @@ a date: few enough that the index on it leads to the latest ones of any conversa
 that a turn has one date, which no other writer's can come between."""
 
 READ_TURN = """
-SELECT item.message_data,
-    CASE WHEN item.id IS NOT DISTINCT FROM session.newest THEN session.updated_at END,
-    CASE WHEN item.id IS NOT DISTINCT FROM session.newest THEN session.newest END
+SELECT item.id, item.message_data, session.updated_at::text
 FROM (
-    SELECT (
-        SELECT updated_at::text FROM agent_sessions WHERE session_id = %(session_id)s
-    ) AS updated_at, (
-        SELECT id FROM agent_messages
-        WHERE session_id = %(session_id)s
-        ORDER BY created_at DESC, id DESC
-        LIMIT 1
-    ) AS newest
+    SELECT (SELECT updated_at FROM agent_sessions WHERE session_id = %(session_id)s) AS updated_at
 ) AS session
 LEFT JOIN LATERAL (
     SELECT id, message_data, created_at FROM agent_messages
@@ -67,8 +58,8 @@ LEFT JOIN LATERAL (
 ) AS item ON true
 ORDER BY item.created_at DESC, item.id DESC
 """
-"""Newest first; the first row has the session's version, the others do not: each value costs time
-to read. One row of NULL and the version if no item is there. A limit of NULL is all."""
+"""Newest first, each with the session's version; one row of NULLs and the version if no item is
+there. A limit of NULL is all."""
 
 STORE_TURN = """
 WITH created AS (
@@ -94,16 +85,7 @@ WITH created AS (
     SELECT * FROM created UNION ALL SELECT * FROM moved
 ), popped AS (
     DELETE FROM agent_messages USING session
-    WHERE id IN (
-        SELECT id FROM (
-            SELECT id, row_number() OVER (ORDER BY created_at DESC, id DESC) AS place
-            FROM agent_messages
-            WHERE session_id = %(session_id)s
-            ORDER BY created_at DESC, id DESC
-            LIMIT %(deepest)s::bigint
-        ) AS item
-        WHERE place = ANY (string_to_array(%(popped)s, ',')::bigint[])
-    )
+    WHERE id = ANY (string_to_array(%(popped)s, ',')::bigint[])
 ), added AS (
     INSERT INTO agent_messages (session_id, message_data, created_at)
     SELECT session.session_id, added.message_data,
@@ -115,8 +97,7 @@ WITH created AS (
 SELECT FROM session
 """
 """One row if it was stored, none if the session has moved since it was read: the row's
-`updated_at` is another one, or the newest item (upstream's `pop_item` leaves the date alone).
-What was popped is told by its place, 1 for the newest item; `deepest` is the largest of them."""
+`updated_at` is another one, or the newest item (upstream's `pop_item` leaves the date alone)."""
 
 POP_ITEM = """
 DELETE FROM agent_messages WHERE id = (
