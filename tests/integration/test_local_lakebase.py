@@ -280,7 +280,7 @@ class TestTokens:
         expires = dt.datetime.fromisoformat(provisioned.expiration_time)
         left = expires - dt.datetime.now(dt.UTC)
         assert dt.timedelta(minutes=29) < left <= dt.timedelta(hours=1)
-        assert autoscaling.expire_time.ToJsonString() == provisioned.expiration_time
+        assert autoscaling.expire_time.ToDatetime(tzinfo=dt.UTC) == expires
 
     def test_young_tokens_are_handed_out_again(self, local: LocalLakebase) -> None:
         """A second mint must not end what the first one gave."""
