@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -20,20 +22,20 @@ def test_the_quickstart_on_a_bare_machine() -> None:
         for name, value in os.environ.items()
         if not name.startswith(("DATABRICKS_", "LAKEBASE_", "PG"))
     }
-    before = postgres_processes()
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "quickstart.py"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / "quickstart.py"],
+            capture_output=True,
+            text=True,
+            env=environment | {"TMPDIR": folder},
+            check=False,
+        )
+        assert not postgres_processes(folder)
     assert done.returncode == 0, done.stderr
     assert "You said that you live in SF." in done.stdout
     first, second = re.findall(r"^Process (\d+)", done.stdout, re.MULTILINE)
     assert first != second, "the answer comes from another process"
     assert re.search(r"│ 4 │ assistant │ You said that you live in SF\.", done.stdout)
-    assert postgres_processes() == before
 
 
 def test_the_quickstart_on_a_configured_lakebase(environ: dict[str, str]) -> None:
@@ -50,5 +52,11 @@ def test_the_quickstart_on_a_configured_lakebase(environ: dict[str, str]) -> Non
     assert "You said that you live in SF." in done.stdout
 
 
-def postgres_processes() -> int:
-    return sum(process.name() == "postgres" for process in psutil.process_iter())
+def postgres_processes(folder: str) -> list[list[str]]:
+    """The command lines of the servers on a data folder in `folder`."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name() == "postgres" and any(folder in word for word in process.cmdline()):
+                found.append(process.cmdline())
+    return found
