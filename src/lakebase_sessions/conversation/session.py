@@ -59,8 +59,8 @@ class LakebaseSession(AsyncDatabricksSession):
     def __init__(
         self, session_id: str, *, lakebase: Owner, history_limit: int | None = None
     ) -> None:
-        # The base class's constructor asks the workspace, synchronously. It is called once for
-        # an engine, in a thread (postgres/pool.py); what it set up is found through __getattr__.
+        # The base class's constructor asks the workspace, synchronously. It is called once for an
+        # engine, in a thread (postgres/prototype.py); what it set up is found by __getattr__.
         self.session_id = session_id
         self.session_settings = SessionSettings(limit=checked_limit(history_limit))
         self._owner = lakebase
