@@ -36,14 +36,16 @@ def made(local: LocalLakebase, database: str) -> Lakebase:
 
 @pytest.fixture
 def other_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """A loop that runs in a thread."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    """A loop that runs in a thread, and ends as those of `asyncio.run` do."""
+    runner = asyncio.Runner()
+    loop = runner.get_loop()
+    end = asyncio.Event()
+    thread = threading.Thread(target=runner.run, args=(end.wait(),))
     thread.start()
     yield loop
-    loop.call_soon_threadsafe(loop.stop)
+    loop.call_soon_threadsafe(end.set)
     thread.join()
-    loop.close()
+    runner.close()  # what is still under way is cancelled, and waited for
 
 
 @every_how
