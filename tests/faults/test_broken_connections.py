@@ -28,7 +28,7 @@ from faults.operations import (
 )
 from lakebase_sessions import Lakebase, LakebaseSession, LakebaseTimeout, LakebaseUnavailable
 from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.postgres.queries import CREATE_LOCK
+from lakebase_sessions.postgres.tables import LOCK
 from lakebase_sessions.testing.plugin import TEMPLATE
 
 
@@ -228,13 +228,13 @@ async def test_the_backend_is_killed_while_it_creates_the_tables(
     """No half of them is left behind, and the next call makes them."""
     lakebase = _through_proxy(local, empty_database)
     with admin(local, empty_database) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [CREATE_LOCK])
+        other.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         opening = asyncio.ensure_future(lakebase.open())
         await kill_blocked(local, empty_database)
         with pytest.raises(LakebaseUnavailable) as caught:
             await opening
         assert not caught.value.outcome_unknown
-        other.execute("SELECT pg_advisory_unlock(%s)", [CREATE_LOCK])
+        other.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
         tables = "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'agent_%'"
         assert other.execute(tables).fetchone() == (0,)
         await lakebase.open()

@@ -13,7 +13,7 @@ from processes import Fork
 from faults.backends import blocked
 from lakebase_sessions import Lakebase, PermissionDenied
 from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.postgres.queries import CREATE_LOCK, CREATE_TABLES
+from lakebase_sessions.postgres.tables import CREATE_ALL, LOCK
 
 HELLO: Any = {"role": "user", "content": "hello"}
 READER = "reader@example.com"
@@ -68,11 +68,11 @@ async def test_tables_that_are_created_while_one_who_may_not_waits(
     add_reader(local, empty_database)
     lakebase = made(local, empty_database, READER)
     with admin(local, empty_database) as creator:
-        creator.execute("SELECT pg_advisory_lock(%s)", [CREATE_LOCK])
+        creator.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         opening = asyncio.ensure_future(lakebase.open())
         await blocked(local, empty_database)
-        creator.execute(CREATE_TABLES.format(lock=CREATE_LOCK, create_schema="").encode())
-        creator.execute("SELECT pg_advisory_unlock(%s)", [CREATE_LOCK])
+        creator.execute(CREATE_ALL.format(lock=LOCK, create_schema="").encode())
+        creator.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
         await opening
     await lakebase.session("s").add_items([HELLO])
     await lakebase.close()

@@ -16,7 +16,7 @@ from faults.backends import cancel_blocked, pids
 from faults.operations import BEFORE, OPERATIONS, POOL_SIZE, fill_pool, nothing
 from lakebase_sessions import Lakebase, LakebaseTimeout
 from lakebase_sessions.local import DEFAULT_USER, LocalLakebase
-from lakebase_sessions.postgres.queries import CREATE_LOCK
+from lakebase_sessions.postgres.tables import LOCK
 
 Obstacle = Callable[[LocalLakebase, str], AbstractContextManager[None]]
 
@@ -95,7 +95,7 @@ async def test_opening_does_not_wait_for_ever_for_who_creates_the_tables(
 ) -> None:
     lakebase = on(local, empty_database)
     with admin(local, empty_database) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [CREATE_LOCK])
+        other.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         async with asyncio.timeout(30):
             with pytest.raises(LakebaseTimeout, match="held a lock"):
                 await lakebase.open()

@@ -17,7 +17,7 @@ from lakebase_sessions.access.objects import (
 )
 from lakebase_sessions.access.roles import kind_of, make_role
 from lakebase_sessions.errors import PermissionDenied, from_statement_error
-from lakebase_sessions.postgres import queries
+from lakebase_sessions.postgres import tables
 from lakebase_sessions.workspace.place import quoted
 
 if TYPE_CHECKING:
@@ -88,11 +88,16 @@ async def _make(connection: Connection, site: Site) -> list[Object]:
     """Make what is missing as whoever the connection is."""
     schema = await schema_of(connection, site.settings.schema)
     found = await objects_in(connection, schema)
-    if not {each.bare_name for each in found}.issuperset(REQUIRED):
-        create_schema = queries.CREATE_SCHEMA.format(schema=quoted(schema))
+    names = {each.bare_name for each in found}
+    if not names.issuperset(REQUIRED + tables.OWN):
+        create_schema = tables.CREATE_SCHEMA.format(schema=quoted(schema))
         has_schema = any(each.kind == "SCHEMA" for each in found)
-        statement = queries.CREATE_TABLES.format(
-            lock=queries.CREATE_LOCK, create_schema="" if has_schema else create_schema
+        statement = (
+            tables.CREATE_OWN.format(lock=tables.LOCK)
+            if names.issuperset(REQUIRED)
+            else tables.CREATE_ALL.format(
+                lock=tables.LOCK, create_schema="" if has_schema else create_schema
+            )
         )
         try:
             await connection.execute(statement.encode())

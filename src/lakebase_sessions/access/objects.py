@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lakebase_sessions.postgres.tables import UPSTREAMS
+
 if TYPE_CHECKING:
     from lakebase_sessions.postgres.connection import Connection
 
 Kind = Literal["DATABASE", "SCHEMA", "TABLE", "SEQUENCE"]
 
-REQUIRED = ("agent_sessions", "agent_messages")
-"""The tables without which there is no session."""
+REQUIRED = UPSTREAMS
 TABLES = r"agent\_%"
 """All tables of this package, those of later releases too: a pattern for LIKE."""
 

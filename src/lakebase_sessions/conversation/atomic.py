@@ -11,6 +11,7 @@ from agents.memory.session_settings import resolve_session_limit
 
 from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
+from lakebase_sessions.conversation.records import TurnRecord, count_turns
 from lakebase_sessions.conversation.soundness import RefusedItem, refused_for_good
 from lakebase_sessions.errors import ConversationConflict, TurnNotOpen
 from lakebase_sessions.postgres import queries
@@ -18,6 +19,8 @@ from lakebase_sessions.postgres import queries
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
     from agents.memory.session_settings import SessionSettings
+
+    from lakebase_sessions.postgres.engine import LoopEngine
 
 
 class _State(Enum):
@@ -31,6 +34,13 @@ class _Version(NamedTuple):
 
     updated_at: str | None
     newest: int | None
+
+
+class _Latest(NamedTuple):
+    """The latest turn with a record."""
+
+    number: int
+    last_item: int
 
 
 class Conversation(Protocol):
@@ -47,7 +57,7 @@ class Conversation(Protocol):
         self, statement: LiteralString, **parameters: str | None
     ) -> list[tuple[Any, ...]]: ...
 
-    async def _open(self) -> Any: ...
+    async def _open(self) -> LoopEngine: ...
 
     async def _add(self, encoded: list[str]) -> None: ...
 
@@ -65,9 +75,10 @@ class AtomicTurn(Session):
         ...         return await Runner.run(agent, question, session=turn)
     """
 
-    def __init__(self, session: Conversation) -> None:
+    def __init__(self, session: Conversation, record: TurnRecord | None = None) -> None:
         self.session_id = session.session_id
         self.session_settings = session.session_settings
+        self.record = record or TurnRecord()
         self._session = session
         self._state = _State.NEW
         self._added: list[str] = []
@@ -76,6 +87,7 @@ class AtomicTurn(Session):
         self._stored: list[tuple[int, str]] = []
         self._stored_is_all = False
         self._version: _Version | None = None
+        self._latest: _Latest | None = None
 
     async def __aenter__(self) -> Self:
         if self._state is not _State.NEW:
@@ -177,24 +189,43 @@ class AtomicTurn(Session):
         return [row for row in self._stored if row[0] not in self._popped]
 
     async def _read(self, count: int | None) -> None:
+        recording = (await self._session._open()).keeps_records
         rows = await self._session._read(
-            queries.READ_TURN, limit=None if count is None else str(count)
+            queries.READ_RECORDED_TURN if recording else queries.READ_TURN,
+            limit=None if count is None else str(count),
         )
-        newest, _, updated_at = rows[0]
+        newest, _, read = rows[0]
+        updated_at, *latest = read.split("/") if read else [None]
         version = _Version(updated_at, newest)
         if self._version not in (None, version):
             raise self._conflict()
         self._version = version
         self._stored = [(number, row) for number, row, _ in reversed(rows) if number is not None]
         self._stored_is_all = count is None or len(self._stored) < count
+        self._latest = _Latest(*map(int, latest)) if latest else None
+        self.record.number = self._number()
+
+    def _number(self) -> int | None:
+        """The number of this turn: behind those with a record, and those that need none."""
+        latest = self._latest or _Latest(0, 0)
+        at = next((at for at, row in enumerate(self._stored) if row[0] > latest.last_item), None)
+        if at is None:
+            return latest.number + 1
+        if at == 0 and not self._stored_is_all:
+            return None  # there may be more of them than were read
+        before = decode([row for _, row in self._stored[max(at - 1, 0) : at]])
+        others = decode([row for _, row in self._stored[at:]])
+        return latest.number + count_turns(others, before[0] if before else None) + 1
 
     async def _store(self) -> None:
         if self._version is None:  # what was there did not matter
             await self._session._add(self._added)
             return
         updated_at, newest = self._version
+        recording = self._added and (await self._session._open()).keeps_records
         stored = await self._session._write(
-            queries.STORE_TURN,
+            queries.STORE_RECORDED_TURN if recording else queries.STORE_TURN,
+            **(self.record.parameters() if recording else {}),
             updated_at=updated_at,
             newest=None if newest is None else str(newest),
             popped=",".join(map(str, self._popped)),

@@ -7,9 +7,11 @@ whose error it is.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
@@ -17,11 +19,12 @@ import psycopg
 from lakebase_sessions.errors import (
     GRANT_ACCESS,
     DatabaseFailure,
+    LakebaseSessionsError,
     PermissionDenied,
     TablesMissing,
     from_statement_error,
 )
-from lakebase_sessions.postgres import queries
+from lakebase_sessions.postgres import tables
 from lakebase_sessions.postgres.pool import Pool
 from lakebase_sessions.postgres.prototype import made_by_upstream
 from lakebase_sessions.workspace.place import quoted
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
     from lakebase_sessions.postgres.connection import Connection
     from lakebase_sessions.workspace.place import Place
+
+logger = logging.getLogger(__name__)
 
 READ_ONLY = "25006"
 """SQLSTATE of a server that only reads."""
@@ -49,6 +54,9 @@ class LoopEngine:
     def __init__(self, place: Place, loop: asyncio.AbstractEventLoop) -> None:
         self._place = place
         self.pool = Pool(place, loop)
+        self._own_exist = False
+        self.keeps_records = False
+        """Whether this package's own tables are there and may be used."""
         self._watchdog = _Watchdog(place.statement_seconds)
         self.prototype = made_by_upstream(place, self.connection)
         self.transactional: AsyncEngine = self.prototype.engine.execution_options(
@@ -110,11 +118,27 @@ class LoopEngine:
         """See that the tables exist; nothing that needs a privilege runs when they do.
 
         Raises:
-            TablesMissing: They do not, and `create` is False.
+            TablesMissing: Upstream's do not, and `create` is False.
             PermissionDenied: They do not, and this identity may not create them.
         """
-        if await self._tables_exist():
-            return
+        if not await self._tables_exist():
+            await self._make_tables(create=create)
+        elif create and not self._own_exist:
+            # Nobody needs them for the sessions themselves, so that any failure is no failure.
+            with suppress(LakebaseSessionsError):
+                await self._run(tables.CREATE_OWN.format(lock=tables.LOCK))
+            await self._tables_exist()
+        if not self.keeps_records:
+            logger.warning(
+                "Turns, branches, titles and approvals are not kept in %s: %s. Sessions work "
+                "without. `lakebase-sessions init`, by who owns the tables, makes what is missing; "
+                "`lakebase-sessions grant` lets '%s' use it.",
+                self._place.where,
+                "their tables may not be used" if self._own_exist else "there are no tables for it",
+                self._place.user,
+            )
+
+    async def _make_tables(self, *, create: bool) -> None:
         place = self._place
         if not create:
             raise TablesMissing(
@@ -122,8 +146,10 @@ class LoopEngine:
                 "create_tables is False. Run once with create_tables=True, or create them in a "
                 "migration; check the database and the schema (LAKEBASE_AGENT_MEMORY_SCHEMA)."
             )
+        schema = place.schema
+        create_schema = tables.CREATE_SCHEMA.format(schema=quoted(schema)) if schema else ""
         try:
-            await self._create_tables()
+            await self._run(tables.CREATE_ALL.format(lock=tables.LOCK, create_schema=create_schema))
         except (PermissionDenied, DatabaseFailure) as error:
             # Somebody may have created them meanwhile, also without our lock: the upstream class.
             if await self._tables_exist():
@@ -135,17 +161,14 @@ class LoopEngine:
                 f"either: {GRANT_ACCESS}; or GRANT CREATE ON SCHEMA to it; or have the tables "
                 "created once by somebody who may."
             ) from error
+        await self._tables_exist()
 
-    async def _create_tables(self) -> None:
-        schema = self._place.schema
-        statement = queries.CREATE_TABLES.format(
-            lock=queries.CREATE_LOCK,
-            create_schema=queries.CREATE_SCHEMA.format(schema=quoted(schema)) if schema else "",
-        )
+    async def _run(self, statements: str) -> None:
+        """Several statements, without parameters, in one transaction."""
         connection = await self.connection()
         self._watchdog.watch(connection, self._place.statement_seconds)
         try:
-            await connection.execute(statement.encode())
+            await connection.execute(statements.encode())
         except psycopg.Error as error:
             raise from_statement_error(
                 error, self._place.name, broken=connection.closed, writing=False
@@ -155,7 +178,11 @@ class LoopEngine:
             self.pool.put_back(connection)
 
     async def _tables_exist(self) -> bool:
-        return (await self.rows(queries.TABLES_EXIST, {}, writing=False))[0][0] is True
+        own = ",".join(tables.OWN)
+        rows = await self.rows(tables.STATE, {"own": own}, writing=False)
+        upstreams, self._own_exist, may_use = rows[0]
+        self.keeps_records = upstreams and self._own_exist and may_use
+        return upstreams is True
 
 
 async def _execute(

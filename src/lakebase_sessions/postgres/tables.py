@@ -1,0 +1,110 @@
+"""The tables: upstream's two, and beside them those of this package.
+
+Ours hold what upstream's have no place for: one row a turn, one a conversation, and what was taken
+out of a conversation. They go with the conversation, whoever deletes it (ON DELETE CASCADE), and a
+conversation needs none of them: upstream's class reads and writes beside them.
+"""
+
+from __future__ import annotations
+
+UPSTREAMS = ("agent_sessions", "agent_messages")
+"""Without these there is no session."""
+
+OWN = ("agent_turns", "agent_conversations", "agent_branches", "agent_branch_items")
+"""Without these there is nothing but the sessions."""
+
+STATE = """
+SELECT to_regclass('agent_sessions') IS NOT NULL AND to_regclass('agent_messages') IS NOT NULL,
+    (
+        SELECT bool_and(to_regclass(own) IS NOT NULL)
+        FROM unnest(string_to_array(%(own)s, ',')) AS own
+    ),
+    (
+        SELECT bool_and(has_table_privilege(to_regclass(own), privilege))
+        FROM unnest(string_to_array(%(own)s, ',')) AS own,
+            unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS privilege
+    )
+"""
+"""Whether upstream's are there, ours are there, and ours may be used. Needs no privilege, not even
+when the schema is missing."""
+
+CREATE_SCHEMA = "CREATE SCHEMA IF NOT EXISTS {schema};"
+
+_LOCK = """
+SELECT pg_advisory_xact_lock({lock});
+"""
+
+_UPSTREAMS = """
+CREATE TABLE IF NOT EXISTS agent_sessions (
+    session_id varchar NOT NULL PRIMARY KEY,
+    created_at timestamp DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    updated_at timestamp DEFAULT CURRENT_TIMESTAMP NOT NULL
+);
+CREATE TABLE IF NOT EXISTS agent_messages (
+    id serial NOT NULL PRIMARY KEY,
+    session_id varchar NOT NULL REFERENCES agent_sessions (session_id) ON DELETE CASCADE,
+    message_data text NOT NULL,
+    created_at timestamp DEFAULT CURRENT_TIMESTAMP NOT NULL
+);
+CREATE INDEX IF NOT EXISTS idx_agent_messages_session_time
+    ON agent_messages (session_id, created_at);
+"""
+
+_OWN = """
+CREATE TABLE IF NOT EXISTS agent_conversations (
+    session_id varchar NOT NULL PRIMARY KEY
+        REFERENCES agent_sessions (session_id) ON DELETE CASCADE,
+    title text,
+    metadata jsonb DEFAULT '{{}}' NOT NULL,
+    forked_from varchar,
+    forked_before integer
+);
+CREATE INDEX IF NOT EXISTS idx_agent_conversations_metadata
+    ON agent_conversations USING gin (metadata jsonb_path_ops);
+CREATE TABLE IF NOT EXISTS agent_branches (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    session_id varchar NOT NULL REFERENCES agent_sessions (session_id) ON DELETE CASCADE,
+    after_item bigint,
+    created_at timestamp DEFAULT LOCALTIMESTAMP NOT NULL
+);
+CREATE INDEX IF NOT EXISTS idx_agent_branches_session ON agent_branches (session_id, id);
+CREATE TABLE IF NOT EXISTS agent_branch_items (
+    branch_id bigint NOT NULL REFERENCES agent_branches (id) ON DELETE CASCADE,
+    id bigint NOT NULL,
+    message_data text NOT NULL,
+    created_at timestamp NOT NULL,
+    PRIMARY KEY (branch_id, id)
+);
+CREATE TABLE IF NOT EXISTS agent_turns (
+    session_id varchar NOT NULL REFERENCES agent_sessions (session_id) ON DELETE CASCADE,
+    response_id varchar NOT NULL,
+    branch_id bigint REFERENCES agent_branches (id) ON DELETE CASCADE,
+    number integer,
+    first_item bigint,
+    last_item bigint,
+    created_at timestamp DEFAULT LOCALTIMESTAMP NOT NULL,
+    status varchar NOT NULL,
+    model text,
+    trace_id text,
+    usage jsonb DEFAULT '{{}}' NOT NULL,
+    state text,
+    PRIMARY KEY (response_id, session_id)
+);
+CREATE INDEX IF NOT EXISTS idx_agent_turns_session_item ON agent_turns (session_id, first_item);
+CREATE INDEX IF NOT EXISTS idx_agent_turns_branch
+    ON agent_turns (branch_id) WHERE branch_id IS NOT NULL;
+"""
+"""A turn's items are those of its conversation from `first_item` up to the next turn's: ids of
+`agent_messages`, or of `agent_branch_items` where `branch_id` says which. A run that stored nothing
+has none. `after_item` is what a branch stood behind; NULL is the beginning."""
+
+CREATE_ALL = _LOCK + "{create_schema}" + _UPSTREAMS + _OWN
+"""One transaction, sent as one string. The lock makes the workers of a deployment queue, because
+`IF NOT EXISTS` alone fails when two come at once. A test compares the result with upstream's."""
+
+CREATE_OWN = _LOCK + "SELECT set_config('lock_timeout', '2s', true);" + _OWN
+"""Beside tables that upstream made, or somebody else's. A foreign key waits for whoever is writing,
+and holds up who comes after: not for long."""
+
+LOCK = 0x6C616B6562617365
+"""`lakebase` in ASCII: a key for the advisory lock that nobody else uses by accident."""

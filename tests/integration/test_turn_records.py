@@ -1,0 +1,89 @@
+"""The rows of turns: written with the items, numbered on from turns that have none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import admin
+
+from lakebase_sessions import Lakebase
+from lakebase_sessions.local import LocalLakebase
+
+
+def said(role: str, content: str) -> Any:
+    return {"role": role, "content": content}
+
+
+def records(local: LocalLakebase, database: str) -> list[tuple[Any, ...]]:
+    with admin(local, database) as connection:
+        return connection.execute(
+            "SELECT number, status, last_item - first_item + 1 FROM agent_turns ORDER BY first_item"
+        ).fetchall()
+
+
+async def test_an_atomic_turn_has_a_row(
+    lakebase: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    session = lakebase.session("s")
+    for number in (1, 2):
+        async with session.turn() as turn:
+            await turn.get_items()
+            assert turn.record.number == number
+            await turn.add_items([said("user", "Hi"), said("assistant", "Hello.")])
+    assert records(local, database) == [(1, "completed", 2), (2, "completed", 2)]
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+async def test_turns_without_a_row_count_too(
+    lakebase: Lakebase, local: LocalLakebase, database: str, limit: int | None
+) -> None:
+    session = lakebase.session("s")
+    async with session.turn() as turn:
+        await turn.get_items()
+        await turn.add_items([said("user", "1"), said("assistant", "1")])
+    await session.add_items([said("user", "2"), said("user", "2"), said("assistant", "2")])
+    async with session.turn() as turn:
+        await turn.get_items(limit)
+        assert turn.record.number == 3
+        await turn.add_items([said("user", "3"), said("assistant", "3")])
+    assert [row[0] for row in records(local, database)] == [1, 3]
+
+
+async def test_a_record_whose_items_were_popped_does_not_count(lakebase: Lakebase) -> None:
+    session = lakebase.session("s")
+    for _ in range(2):
+        async with session.turn() as turn:
+            await turn.get_items()
+            await turn.add_items([said("user", "Hi"), said("assistant", "Hello.")])
+    await session.pop_item()
+    await session.pop_item()
+    async with session.turn() as turn:
+        await turn.get_items()
+        assert turn.record.number == 2
+
+
+async def test_deleting_a_conversation_deletes_its_records(
+    lakebase: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    session = lakebase.session("s")
+    async with session.turn() as turn:
+        await turn.get_items()
+        await turn.add_items([said("user", "Hi")])
+    await session.clear_session()
+    assert records(local, database) == []
+
+
+async def test_without_own_tables_turns_work_on(
+    lakebase: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    await lakebase.session("s").add_items([said("user", "Hi")])
+    with admin(local, database) as connection:
+        connection.execute("DROP TABLE agent_turns, agent_branch_items, agent_branches")
+    async with Lakebase(
+        "local", workspace_client=local.workspace_client(), database=database, create_tables=False
+    ) as without:
+        async with without.session("s").turn() as turn:
+            await turn.get_items()
+            await turn.add_items([said("assistant", "Hello.")])
+        assert len(await without.session("s").get_items()) == 2
