@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -87,3 +88,28 @@ async def test_without_own_tables_turns_work_on(
             await turn.get_items()
             await turn.add_items([said("assistant", "Hello.")])
         assert len(await without.session("s").get_items()) == 2
+
+
+async def test_a_turn_in_the_place_of_others(
+    lakebase: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    session = lakebase.session("s")
+    for text in "123":
+        async with session.turn() as turn:
+            await turn.get_items()
+            await turn.add_items([said("user", text), said("assistant", text)])
+    async with session.turn() as turn:
+        await turn.get_items()
+        second, _ = turn.stored[2]
+        turn.replace(second)
+        assert turn.record.number == 2
+        assert await turn.get_items() == [said("user", "1"), said("assistant", "1")]
+        await turn.add_items([said("user", "2'"), said("assistant", "2'")])
+    assert [item["content"] for item in await session.get_items()] == ["1", "1", "2'", "2'"]  # type: ignore[typeddict-item]
+    with admin(local, database) as connection:
+        kept = connection.execute("SELECT message_data FROM agent_branch_items ORDER BY id")
+        assert [json.loads(row[0])["content"] for row in kept] == ["2", "2", "3", "3"]
+        turns = connection.execute(
+            "SELECT number, branch_id IS NULL FROM agent_turns ORDER BY first_item"
+        ).fetchall()
+    assert turns == [(1, True), (2, False), (3, False), (2, True)]

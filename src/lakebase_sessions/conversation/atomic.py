@@ -39,8 +39,10 @@ class _Version(NamedTuple):
 class _Latest(NamedTuple):
     """The latest turn with a record."""
 
-    number: int
-    last_item: int
+    first_item: int = 0
+    last_item: int = 0
+    number: int | None = 0
+    """None where it could not be known."""
 
 
 class Conversation(Protocol):
@@ -88,6 +90,7 @@ class AtomicTurn(Session):
         self._stored_is_all = False
         self._version: _Version | None = None
         self._latest: _Latest | None = None
+        self._cut: int | None = None
 
     async def __aenter__(self) -> Self:
         if self._state is not _State.NEW:
@@ -154,6 +157,24 @@ class AtomicTurn(Session):
         self._added.clear()
         self._popped.update(number for number, _ in await self._rows(None))
 
+    @property
+    def stored(self) -> list[tuple[int, TResponseInputItem]]:
+        """What was read of the conversation and is not taken out: ids and items, oldest first."""
+        return [(number, item) for number, row in self._kept() for item in decode([row])]
+
+    def replace(self, from_item: int) -> None:
+        """Put this turn in the place of what is stored from an item on, which becomes a branch.
+
+        Reads show it no more; in the tables it is taken out at the end of the block, in the
+        statement that stores the turn. Needs the tables of turns.
+
+        Args:
+            from_item: The id of a row in `stored`, where a turn begins.
+        """
+        self._check_open()
+        self.record.number = self._number(before=from_item)
+        self._cut = from_item
+
     async def _repair(self, *, dry_run: bool) -> tuple[RefusedItem, ...]:
         """For `LakebaseSession.repair`."""
         self._check_open()
@@ -186,7 +207,15 @@ class AtomicTurn(Session):
         wanted = None if count is None else count + len(self._popped)
         if not self._stored_is_all and (wanted is None or wanted > len(self._stored)):
             await self._read(wanted)
-        return [row for row in self._stored if row[0] not in self._popped]
+        return self._kept()
+
+    def _kept(self) -> list[tuple[int, str]]:
+        return [row for row in self._before(self._cut) if row[0] not in self._popped]
+
+    def _before(self, cut: int | None) -> list[tuple[int, str]]:
+        """The stored rows before that one."""
+        numbers = [number for number, _ in self._stored]
+        return self._stored[: numbers.index(cut)] if cut in numbers else self._stored
 
     async def _read(self, count: int | None) -> None:
         recording = (await self._session._open()).keeps_records
@@ -205,27 +234,33 @@ class AtomicTurn(Session):
         self._latest = _Latest(*map(int, latest)) if latest else None
         self.record.number = self._number()
 
-    def _number(self) -> int | None:
-        """The number of this turn: behind those with a record, and those that need none."""
-        latest = self._latest or _Latest(0, 0)
-        at = next((at for at, row in enumerate(self._stored) if row[0] > latest.last_item), None)
+    def _number(self, before: int | None = None) -> int | None:
+        """The number of a turn behind all that is stored, or in the place of what is from there."""
+        latest = self._latest or _Latest()
+        if latest.number is None:
+            return None
+        rows = self._before(before)
+        if before is not None and before <= latest.first_item:
+            between = [row for row in self._stored[len(rows) :] if row[0] < latest.first_item]
+            return latest.number - count_turns(decode([row for _, row in between]))
+        at = next((at for at, row in enumerate(rows) if row[0] > latest.last_item), None)
         if at is None:
             return latest.number + 1
         if at == 0 and not self._stored_is_all:
             return None  # there may be more of them than were read
-        before = decode([row for _, row in self._stored[max(at - 1, 0) : at]])
-        others = decode([row for _, row in self._stored[at:]])
-        return latest.number + count_turns(others, before[0] if before else None) + 1
+        known = decode([row for _, row in rows[max(at - 1, 0) : at]])
+        others = decode([row for _, row in rows[at:]])
+        return latest.number + count_turns(others, known[0] if known else None) + 1
 
     async def _store(self) -> None:
         if self._version is None:  # what was there did not matter
             await self._session._add(self._added)
             return
         updated_at, newest = self._version
-        recording = self._added and (await self._session._open()).keeps_records
+        statement, recorded = await self._statement()
         stored = await self._session._write(
-            queries.STORE_RECORDED_TURN if recording else queries.STORE_TURN,
-            **(self.record.parameters() if recording else {}),
+            statement,
+            **recorded,
             updated_at=updated_at,
             newest=None if newest is None else str(newest),
             popped=",".join(map(str, self._popped)),
@@ -234,6 +269,15 @@ class AtomicTurn(Session):
         )
         if not stored:
             raise self._conflict()
+
+    async def _statement(self) -> tuple[LiteralString, dict[str, str | None]]:
+        """What stores the turn, and what it needs beside the items."""
+        if not self._added or not (await self._session._open()).keeps_records:
+            return queries.STORE_TURN, {}
+        recorded = self.record.parameters()
+        if self._cut is None:
+            return queries.STORE_RECORDED_TURN, recorded
+        return queries.STORE_EDITED_TURN, {"cut": str(self._cut), **recorded}
 
     def _conflict(self) -> ConversationConflict:
         return ConversationConflict(

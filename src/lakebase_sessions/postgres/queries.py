@@ -111,6 +111,46 @@ _RECORDED = """, recorded AS (
         state = EXCLUDED.state
 )"""
 
+TAKEN_OUT = """, branch AS (
+    INSERT INTO agent_branches (session_id, after_item)
+    SELECT session.session_id, (
+        SELECT item.id FROM agent_messages AS item, cut
+        WHERE item.session_id = %(session_id)s
+            AND (item.created_at, item.id) < (cut.created_at, cut.id)
+        ORDER BY item.created_at DESC, item.id DESC
+        LIMIT 1
+    )
+    FROM session, cut
+    RETURNING id
+), removed AS (
+    DELETE FROM agent_messages AS item USING session, cut
+    WHERE item.session_id = %(session_id)s
+        AND (item.created_at, item.id) >= (cut.created_at, cut.id)
+    RETURNING item.id, item.message_data, item.created_at
+), kept AS (
+    INSERT INTO agent_branch_items (branch_id, id, message_data, created_at)
+    SELECT branch.id, removed.id, removed.message_data, removed.created_at FROM branch, removed
+), kept_turns AS (
+    UPDATE agent_turns SET branch_id = branch.id FROM branch, cut
+    WHERE session_id = %(session_id)s AND branch_id IS NULL AND first_item >= cut.id
+), outdated AS (
+    DELETE FROM agent_branches USING session
+    WHERE agent_branches.session_id = %(session_id)s AND (
+        agent_branches.created_at < LOCALTIMESTAMP - interval '30 days'
+        OR agent_branches.id <= (
+            SELECT id FROM agent_branches WHERE session_id = %(session_id)s
+            ORDER BY id DESC OFFSET 49 LIMIT 1
+        )
+    )
+)"""
+"""Of `session` what stands from `cut` (one row: id, created_at) becomes a branch. A branch that
+hangs on another one's items is older than that one, so the bound takes it first."""
+
+_CUT = """, cut AS (
+    SELECT id, created_at FROM agent_messages
+    WHERE session_id = %(session_id)s AND id = %(cut)s::bigint
+)"""
+
 _OUTCOME = """
 SELECT FROM session
 """
@@ -125,14 +165,19 @@ ADD_RECORDED_ITEMS = _TOUCHED + _ADDED + _RECORDED + _OUTCOME
 
 STORE_RECORDED_TURN = _UNMOVED + _ADDED + _RECORDED + _OUTCOME
 
+STORE_EDITED_TURN = _UNMOVED + _CUT + TAKEN_OUT + _ADDED + _RECORDED + _OUTCOME
+"""In place of what stands from the item `cut`, which becomes a branch."""
+
 READ_RECORDED_TURN = """
 SELECT item.id, item.message_data, session.version
 FROM (
     SELECT (
-        SELECT concat_ws('/', known.updated_at, latest.number, latest.last_item)
+        SELECT concat_ws(
+            '/', known.updated_at, latest.first_item, latest.last_item, latest.number
+        )
         FROM agent_sessions AS known
         LEFT JOIN LATERAL (
-            SELECT number, last_item FROM agent_turns
+            SELECT number, first_item, last_item FROM agent_turns
             WHERE session_id = %(session_id)s
                 AND branch_id IS NULL
                 AND first_item <= (
@@ -155,8 +200,8 @@ LEFT JOIN LATERAL (
 ) AS item ON true
 ORDER BY item.created_at DESC, item.id DESC
 """
-"""As READ_TURN, and behind the version, joined to it because it comes with each item, the number of
-the latest turn that has a record and its last item. A record whose items were popped does not
+"""As READ_TURN, and behind the version, joined to it because it comes with each item, first
+and last item and number of the latest turn that has a record. One whose items were popped does not
 count."""
 
 POP_ITEM = """
