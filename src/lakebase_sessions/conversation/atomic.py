@@ -63,6 +63,12 @@ class Conversation(Protocol):
 
     async def _add(self, encoded: list[str]) -> None: ...
 
+    async def pop_item(self) -> TResponseInputItem | None:
+        """As of `LakebaseSession`."""
+
+    async def clear_session(self) -> None:
+        """As of `LakebaseSession`."""
+
 
 class AtomicTurn(Session):
     """A session for one turn: reads see what was added, and the end of the block stores it.
@@ -232,7 +238,8 @@ class AtomicTurn(Session):
         self._stored = [(number, row) for number, row, _ in reversed(rows) if number is not None]
         self._stored_is_all = count is None or len(self._stored) < count
         self._latest = _Latest(*map(int, latest)) if latest else None
-        self.record.number = self._number()
+        if self.record.number is None:  # a later read may find this turn's own record
+            self.record.number = self._number()
 
     def _number(self, before: int | None = None) -> int | None:
         """The number of a turn behind all that is stored, or in the place of what is from there."""

@@ -12,6 +12,7 @@ from lakebase_sessions.conversation.atomic import AtomicTurn
 from lakebase_sessions.conversation.going_back import GoingBack
 from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
+from lakebase_sessions.conversation.stepped import SteppedTurn
 from lakebase_sessions.errors import LakebaseNotOpen
 from lakebase_sessions.postgres import queries
 from lakebase_sessions.workspace.background import settled
@@ -130,6 +131,10 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
     def turn(self) -> AtomicTurn:
         """A turn that is stored whole or not at all, in two round trips: see `AtomicTurn`."""
         return AtomicTurn(self)
+
+    def stepped_turn(self) -> SteppedTurn:
+        """A turn whose items are stored as they come: what `invoke_turn` runs on."""
+        return SteppedTurn(self)
 
     async def repair(self, *, dry_run: bool = False) -> tuple[RefusedItem, ...]:
         """Remove what a model's API refuses the conversation for. Two round trips.

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +27,9 @@ from lakebase_sessions.workspace.background import settled
 
 if TYPE_CHECKING:
     from agents import Agent
-    from agents.memory import Session
     from agents.result import RunResultStreaming
 
+    from lakebase_sessions.conversation.atomic import AtomicTurn
     from lakebase_sessions.lakebase import Lakebase
 
 logger = logging.getLogger(__name__)
@@ -188,9 +187,9 @@ class _Turn:
         if mlflow.get_current_active_span() is not None:
             mlflow.update_current_trace(metadata={"mlflow.trace.session": self.session.session_id})
 
-    def conversation(self, *, atomic: bool) -> AbstractAsyncContextManager[Session]:
+    def conversation(self, *, atomic: bool) -> AtomicTurn:
         """What the run reads and adds to; at the end of the block it is stored."""
-        return self.session.turn() if atomic else nullcontext(self.session)
+        return self.session.turn() if atomic else self.session.stepped_turn()
 
 
 def _merging(
