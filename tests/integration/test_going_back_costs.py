@@ -40,7 +40,7 @@ async def test_each_is_one_round_trip(proxied: Lakebase, proxy: Proxy, turns: in
     for _ in range(turns):
         await session.add_items(TURN)
     for _ in range(7):
-        costs = {}
+        costs: dict[str, int] = {}
 
         async def cost(name: str, call: Any, costs: dict[str, int] = costs) -> Any:
             before = proxy.round_trips
@@ -127,7 +127,7 @@ def fill(connection: psycopg.Connection[Any], name: str, turns: int) -> None:
         [name],
     )
     rewind = {"session_id": name, "before_turn": str(turns // 2), "to_response": None}
-    connection.execute(going_back.REWIND, rewind)  # type: ignore[call-overload]
+    connection.execute(going_back.REWIND, rewind)
 
 
 def rows_gone_through(
