@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lakebase_sessions.conversation.atomic import AtomicTurn
     from lakebase_sessions.conversation.history import merge_history
+    from lakebase_sessions.conversation.listing import Conversation, Page
     from lakebase_sessions.conversation.session import LakebaseSession
     from lakebase_sessions.conversation.session_id import get_session_id
     from lakebase_sessions.conversation.soundness import RefusedItem
+    from lakebase_sessions.conversation.store import SessionStore
     from lakebase_sessions.errors import (
         ConfigurationError,
         ConversationConflict,
+        ConversationNotFound,
         DatabaseFailure,
         InvalidItems,
         InvalidLimit,
+        InvalidMetadata,
+        InvalidQuery,
         InvalidSessionId,
         InvalidUser,
         LakebaseNotOpen,
@@ -42,9 +47,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "conversation.atomic": ("AtomicTurn",),
     "conversation.history": ("merge_history",),
+    "conversation.listing": ("Conversation", "Page"),
     "conversation.session": ("LakebaseSession",),
     "conversation.session_id": ("get_session_id",),
     "conversation.soundness": ("RefusedItem",),
+    "conversation.store": ("SessionStore",),
     "factory": ("default_lakebase", "session_for"),
     "lakebase": ("Lakebase",),
     "server.http": ("add_error_handlers",),
@@ -55,10 +62,14 @@ _HOMES = {
 __all__ = [
     "AtomicTurn",
     "ConfigurationError",
+    "Conversation",
     "ConversationConflict",
+    "ConversationNotFound",
     "DatabaseFailure",
     "InvalidItems",
     "InvalidLimit",
+    "InvalidMetadata",
+    "InvalidQuery",
     "InvalidSessionId",
     "InvalidUser",
     "Lakebase",
@@ -69,8 +80,10 @@ __all__ = [
     "LakebaseUnavailable",
     "LocalLakebaseError",
     "MissingConfiguration",
+    "Page",
     "PermissionDenied",
     "RefusedItem",
+    "SessionStore",
     "TablesMissing",
     "TargetNotFound",
     "TurnNotOpen",
