@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from lakebase_sessions.conversation.session_id import get_session_id
     from lakebase_sessions.conversation.soundness import RefusedItem
     from lakebase_sessions.conversation.store import SessionStore
+    from lakebase_sessions.conversation.turns import Branch, Turn, Usage
     from lakebase_sessions.errors import (
+        BranchNotFound,
         ConfigurationError,
         ConversationConflict,
+        ConversationExists,
         ConversationNotFound,
         DatabaseFailure,
         InvalidItems,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         PermissionDenied,
         TablesMissing,
         TargetNotFound,
+        TurnNotFound,
         TurnNotOpen,
     )
     from lakebase_sessions.factory import default_lakebase, session_for
@@ -52,6 +56,7 @@ _HOMES = {
     "conversation.session_id": ("get_session_id",),
     "conversation.soundness": ("RefusedItem",),
     "conversation.store": ("SessionStore",),
+    "conversation.turns": ("Branch", "Turn", "Usage"),
     "factory": ("default_lakebase", "session_for"),
     "lakebase": ("Lakebase",),
     "server.http": ("add_error_handlers",),
@@ -61,9 +66,12 @@ _HOMES = {
 
 __all__ = [
     "AtomicTurn",
+    "Branch",
+    "BranchNotFound",
     "ConfigurationError",
     "Conversation",
     "ConversationConflict",
+    "ConversationExists",
     "ConversationNotFound",
     "DatabaseFailure",
     "InvalidItems",
@@ -86,7 +94,10 @@ __all__ = [
     "SessionStore",
     "TablesMissing",
     "TargetNotFound",
+    "Turn",
+    "TurnNotFound",
     "TurnNotOpen",
+    "Usage",
     "add_error_handlers",
     "current_user",
     "default_lakebase",

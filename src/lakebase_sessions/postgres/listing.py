@@ -214,12 +214,12 @@ def page_of(listing: Listing) -> LiteralString:
         sort = _SORT.format(keys=keys, scope=scope)
         page = f"({_FIRST.format(walked=sort, conditions=conditions)}) UNION ALL ({page})"
     with_ = ", ".join(f"{name} AS MATERIALIZED ({query})" for name, query in tables.items())
-    end = f"SELECT * FROM ({walk}) AS walked OFFSET {bound - 1}"  # noqa: S608 - constants
+    end = f"SELECT * FROM ({walk}) AS walked OFFSET {bound - 1}"
     return _finished(listing, page, f"WITH {with_}" if with_ else "", end)
 
 
 def _candidates(listing: Listing) -> Iterator[tuple[str, str]]:
-    few = f"SELECT count(*) <= {FEW} AS few FROM candidate"  # noqa: S608 - constants
+    few = f"SELECT count(*) <= {FEW} AS few FROM candidate"
     if listing.search is not None:
         words = folded("%(words)s::text", listing.search)
         grams = f", {GRAMS}(%(item)s) AS grams" if listing.grams else ""
@@ -287,7 +287,7 @@ def updated() -> LiteralString:
     No row if there is no such conversation. When it was last used stays as it is.
     """
     source = "described JOIN agent_sessions USING (session_id)"
-    page = _ONE.format(source=f"(SELECT * FROM {source})")  # noqa: S608 - nothing but constants
+    page = _ONE.format(source=f"(SELECT * FROM {source})")
     return _finished(Listing(), page, _UPDATED, conversations="described")
 
 
@@ -327,4 +327,4 @@ WITH gone AS MATERIALIZED (
 )
 DELETE FROM agent_sessions USING gone WHERE agent_sessions.session_id = gone.session_id
 RETURNING agent_sessions.session_id
-"""  # noqa: S608
+"""
