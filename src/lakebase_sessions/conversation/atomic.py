@@ -255,6 +255,8 @@ class AtomicTurn(Session):
         """Say in the turn's row how it ended and what it took; nobody waits for a row alone."""
         if self._spending is None or isinstance(error, LakebaseUnavailable):
             return  # there is nothing to say, or nowhere to say it
+        if self._version is not None and self._version.updated_at is None:
+            return  # nor is there a conversation
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             self.record.status = "cancelled"
         elif isinstance(error, Exception):
