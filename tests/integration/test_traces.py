@@ -95,6 +95,33 @@ async def test_without_a_span_there_is_none(
 
 
 @pytest.fixture
+def autolog() -> Iterator[None]:
+    """MLflow's tracing of the Agents SDK."""
+    set_tracing_disabled(False)
+    mlflow.openai.autolog()
+    yield
+    mlflow.openai.autolog(disable=True)
+    set_tracing_disabled(True)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["invoke", "stream"])
+async def test_the_runs_own_span(
+    tracing: None, autolog: None, lakebase: Lakebase, streamed: bool
+) -> None:
+    """Where there is none around the handler, autolog's, which is there while the run lasts."""
+    request = ResponsesAgentRequest(**said("Hi", "s"))
+    outputs: list[Any]
+    if streamed:
+        events = stream_turn(AGENT, request, user="mia", lakebase=lakebase)
+        outputs = [event.custom_outputs async for event in events if event.custom_outputs]
+    else:
+        answer = await invoke_turn(AGENT, request, user="mia", lakebase=lakebase)
+        outputs = [answer.custom_outputs]
+    found = metadata_of(outputs[0]["trace_id"])
+    assert (found["mlflow.trace.session"], found["mlflow.trace.user"]) == ("mia:s", "mia")
+
+
+@pytest.fixture
 async def client(tracing: None, lakebase: Lakebase) -> AsyncIterator[httpx.AsyncClient]:
     """MLflow's own server, in this process."""
     from mlflow.genai.agent_server import AgentServer, server
