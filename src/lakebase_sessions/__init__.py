@@ -11,15 +11,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lakebase_sessions.conversation.atomic import AtomicTurn
     from lakebase_sessions.conversation.history import merge_history
+    from lakebase_sessions.conversation.listing import Conversation, Page
     from lakebase_sessions.conversation.session import LakebaseSession
     from lakebase_sessions.conversation.session_id import get_session_id
     from lakebase_sessions.conversation.soundness import RefusedItem
+    from lakebase_sessions.conversation.store import SessionStore
+    from lakebase_sessions.conversation.turns import Branch, Turn, Usage
     from lakebase_sessions.errors import (
+        BranchNotFound,
         ConfigurationError,
         ConversationConflict,
+        ConversationExists,
+        ConversationNotFound,
         DatabaseFailure,
         InvalidItems,
         InvalidLimit,
+        InvalidMetadata,
+        InvalidQuery,
         InvalidSessionId,
         InvalidUser,
         LakebaseNotOpen,
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
         PermissionDenied,
         TablesMissing,
         TargetNotFound,
+        TurnNotFound,
         TurnNotOpen,
     )
     from lakebase_sessions.factory import default_lakebase, session_for
@@ -42,9 +51,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "conversation.atomic": ("AtomicTurn",),
     "conversation.history": ("merge_history",),
+    "conversation.listing": ("Conversation", "Page"),
     "conversation.session": ("LakebaseSession",),
     "conversation.session_id": ("get_session_id",),
     "conversation.soundness": ("RefusedItem",),
+    "conversation.store": ("SessionStore",),
+    "conversation.turns": ("Branch", "Turn", "Usage"),
     "factory": ("default_lakebase", "session_for"),
     "lakebase": ("Lakebase",),
     "server.http": ("add_error_handlers",),
@@ -54,11 +66,18 @@ _HOMES = {
 
 __all__ = [
     "AtomicTurn",
+    "Branch",
+    "BranchNotFound",
     "ConfigurationError",
+    "Conversation",
     "ConversationConflict",
+    "ConversationExists",
+    "ConversationNotFound",
     "DatabaseFailure",
     "InvalidItems",
     "InvalidLimit",
+    "InvalidMetadata",
+    "InvalidQuery",
     "InvalidSessionId",
     "InvalidUser",
     "Lakebase",
@@ -69,11 +88,16 @@ __all__ = [
     "LakebaseUnavailable",
     "LocalLakebaseError",
     "MissingConfiguration",
+    "Page",
     "PermissionDenied",
     "RefusedItem",
+    "SessionStore",
     "TablesMissing",
     "TargetNotFound",
+    "Turn",
+    "TurnNotFound",
     "TurnNotOpen",
+    "Usage",
     "add_error_handlers",
     "current_user",
     "default_lakebase",
