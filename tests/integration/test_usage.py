@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +32,8 @@ from scripted_model import ScriptedModel, call, message
 from lakebase_sessions import ConversationConflict, Lakebase, invoke_turn, stream_turn
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.testing import OfflineModel
+
+PAGE = (Path(__file__).parents[2] / "docs" / "usage.md").read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -428,3 +432,37 @@ async def test_an_atomic_turn_around_a_run(
         result = await Runner.run(Agent(name="A", model=Metered("small", 10)), "Hi", session=turn)
     assert result.context_wrapper.usage.input_tokens == 10
     assert only(local, database)["usage"] == {"unknown": used(10)}
+
+
+# --- what the docs say ----------------------------------------------------------------------------
+
+
+async def test_the_sums_of_a_conversation(run: Any, lakebase: Lakebase) -> None:
+    other = Agent(name="B", model=Metered("large", 100, [message("Hello.")]))
+    model = Metered("small", 10, [call("transfer_to_b")])
+    await run(Agent(name="A", model=model, handoffs=[other]), request())
+    sums = await lakebase.session("s").usage()
+    assert (sums.requests, sums.total_tokens, sums.cached_tokens) == (2, 112, 4)
+    assert sums.by_model["large"].input_tokens == 100
+    (turn,) = await lakebase.session("s").turns()
+    assert (turn.model, turn.status, turn.usage) == ("large", "completed", sums)
+
+
+async def test_the_statements_of_the_page(
+    run: Any, lakebase: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    """As they are written there; a fork's copies count once."""
+    agent = Agent(name="A", model=Metered("small", 10))
+    for _ in range(2):
+        await run(agent, request(), user="mia")
+    await run(agent, request(), user="noah")
+    await lakebase.session("s", user="mia").fork()
+    failing = Metered("small", 10, [call("look_up")], fails=True)
+    with pytest.raises(RuntimeError, match="gone"):
+        await run(Agent(name="A", model=failing, tools=[look_up]), request(), user="noah")
+    by_day, by_user, for_nothing = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
+    with admin(local, database) as connection:
+        day = connection.execute("SELECT LOCALTIMESTAMP::date").fetchall()[0][0]
+        assert connection.execute(by_day).fetchall() == [(day, "small", 4, 40, 8, 4)]
+        assert connection.execute(by_user).fetchall() == [("mia", 2, 22), ("noah", 2, 22)]
+        assert connection.execute(for_nothing).fetchall() == [("failed", 1, 11)]

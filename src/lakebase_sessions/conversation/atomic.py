@@ -268,10 +268,9 @@ class AtomicTurn(Session):
     async def _record(self) -> None:
         """Write the row alone: if the conversation exists, and with no consequence if it fails."""
         with anyio.CancelScope(shield=True):
-            if not (await self._session._open()).keeps_records:
-                return
             try:
-                await self._session._write(queries.RECORD_TURN, **self._noted())
+                if (await self._session._open()).keeps_records:
+                    await self._session._write(queries.RECORD_TURN, **self._noted())
             except LakebaseSessionsError as error:
                 logger.debug("A turn's record was not written: %s: %s", error.code, error)
 

@@ -63,7 +63,7 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
 
     _loop_engine: LoopEngine | None = None
     """That of the latest use."""
-    _turns: MutableMapping[RunContextWrapper[Any], SteppedTurn] | None = None
+    _runs: MutableMapping[RunContextWrapper[Any], SteppedTurn] | None = None
     """Of the runs that use this session, for as long as their contexts are there."""
 
     def __init__(
@@ -192,13 +192,13 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
         self, wrapper: RunContextWrapper[Any], *, begins: bool = False
     ) -> SteppedTurn:
         """That of a run: one context, one turn, and the next one if it is used for another run."""
-        if self._turns is None:
-            self._turns = WeakKeyDictionary()
+        if self._runs is None:
+            self._runs = WeakKeyDictionary()
         session = self._of_run(wrapper)
-        turn = self._turns.get(wrapper)
+        turn = self._runs.get(wrapper)
         over = turn is not None and turn.is_over and begins
         if turn is None or over or turn.session_id != session.session_id:
-            turn = self._turns[wrapper] = await session.stepped_turn().begun_by(wrapper)
+            turn = self._runs[wrapper] = await session.stepped_turn().begun_by(wrapper)
         return turn
 
     def _of_run(self, wrapper: RunContextWrapper[Any]) -> LakebaseSession:  # noqa: ARG002

@@ -51,7 +51,8 @@ async def invoke_turn(
     """Run one turn of the request's conversation, for MLflow's `@invoke`.
 
     The session is the request's (`session_for`); what a client resends of the history is not
-    stored twice (`merge_history`); the session id comes back in `custom_outputs`.
+    stored twice (`merge_history`); `session_id` comes back in `custom_outputs`, and `trace_id`, if
+    there is an MLflow trace. What the run has used is stored with the turn, however it ends.
 
     Args:
         agent: The agent to run.
@@ -95,7 +96,8 @@ async def stream_turn(
     The events are those of one OpenAI response, whatever the number of model calls and tool
     steps: `response.created`, the items with their deltas, `response.completed`. An item has one
     id from `added` to `done`; tool calls and their outputs are items. `session_id` is in the
-    `custom_outputs` of the first event, of every `response.output_item.done` and of the last.
+    `custom_outputs` of the first event, of every `response.output_item.done` and of the last; so is
+    `trace_id`, that of the MLflow trace, if there is one.
 
     An error of this package ends the stream with an `error` event that has its code. Where a
     client goes away, the run is cancelled and has settled before this generator ends.

@@ -190,7 +190,9 @@ def _message(text: str) -> ResponseOutputMessage:
 
 
 def _events(
-    done: ResponseOutputMessage | ResponseFunctionToolCall, model: str, usage: Usage | None
+    done: ResponseOutputMessage | ResponseFunctionToolCall,
+    model: str = OfflineModel.model,
+    usage: Usage | None = None,
 ) -> Iterator[Any]:
     """The events of one item; sequence numbers are filled in by whoever sends them."""
     response = Response(
