@@ -168,7 +168,7 @@ class Lakebase:
         if callable(user):
             return RunUserSession(checked, user, lakebase=self, history_limit=history_limit)
         return LakebaseSession(
-            scope_to_user(checked, user), lakebase=self, history_limit=history_limit
+            scope_to_user(checked, user), lakebase=self, user=user, history_limit=history_limit
         )
 
     @property

@@ -70,6 +70,10 @@ async def test_nothing_outside_a_run(shared: LakebaseSession) -> None:
         await shared.pop_item()
     with pytest.raises(InvalidUser, match="only a run says"):
         await shared.clear_session()
+    with pytest.raises(InvalidUser, match="only a run says"):
+        await shared.turns()
+    with pytest.raises(InvalidUser, match="only a run says"):
+        await shared.fork()
     async with shared.turn() as turn:
         with pytest.raises(InvalidUser, match="only a run says"):
             await turn.get_items()

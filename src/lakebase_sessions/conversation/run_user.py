@@ -29,18 +29,23 @@ class RunUserSession(LakebaseSession):
         history_limit: int | None = None,
     ) -> None:
         super().__init__(session_id, lakebase=lakebase, history_limit=history_limit)
-        self._user = user
+        self._user_of = user
 
     def _of_run(self, wrapper: RunContextWrapper[Any]) -> LakebaseSession:
-        user = self._user(wrapper)
+        user = self._user_of(wrapper)
         if user is None:
             raise InvalidUser(
                 "The context of this run names no user, so it is not known whose conversation "
                 f"{self.session_id!a} is. Runner.run(..., context=...) takes the context."
             )
-        session = LakebaseSession(scope_to_user(self.session_id, user), lakebase=self._owner)
+        session = LakebaseSession(
+            scope_to_user(self.session_id, user), lakebase=self._owner, user=user
+        )
         session.session_settings = self.session_settings
         return session
+
+    def _sibling(self, session_id: str) -> NoReturn:  # noqa: ARG002
+        self._refuse()
 
     async def _read(self, *_statement: Any, **_parameters: Any) -> NoReturn:
         self._refuse()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any, LiteralString, Protocol
+from typing import TYPE_CHECKING, Any, LiteralString, Protocol, Self
 from weakref import WeakKeyDictionary
 
 from agents.memory.session_settings import SessionSettings, resolve_session_limit
@@ -14,6 +14,7 @@ from lakebase_sessions.conversation.atomic import AtomicTurn
 from lakebase_sessions.conversation.going_back import GoingBack
 from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
+from lakebase_sessions.conversation.session_id import scope_to_user
 from lakebase_sessions.conversation.stepped import SteppedTurn
 from lakebase_sessions.errors import LakebaseNotOpen
 from lakebase_sessions.postgres import queries
@@ -55,6 +56,7 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
     Args:
         session_id: A checked id, scoped to its user.
         lakebase: Where it is stored.
+        user: Whose it is; what is forked from it gets the same.
         history_limit: `get_items()` returns at most the latest so many items; None is all.
 
     Raises:
@@ -67,13 +69,19 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
     """Of the runs that use this session, for as long as their contexts are there."""
 
     def __init__(
-        self, session_id: str, *, lakebase: Owner, history_limit: int | None = None
+        self,
+        session_id: str,
+        *,
+        lakebase: Owner,
+        user: str | None = None,
+        history_limit: int | None = None,
     ) -> None:
         # The base class's constructor asks the workspace, synchronously. It is called once for an
         # engine, in a thread (postgres/prototype.py); what it set up is found by __getattr__.
         self.session_id = session_id
         self.session_settings = SessionSettings(limit=checked_limit(history_limit))
         self._owner = lakebase
+        self._user = user
 
     async def get_items(
         self, limit: int | None = None, *, wrapper: RunContextWrapper[Any] | None = None
@@ -204,6 +212,15 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
     def _of_run(self, wrapper: RunContextWrapper[Any]) -> LakebaseSession:  # noqa: ARG002
         """The conversation that a run is about."""
         return self
+
+    def _sibling(self, session_id: str) -> Self:
+        """The same user's session of another id, checked but not scoped yet."""
+        return type(self)(
+            scope_to_user(session_id, self._user),
+            lakebase=self._owner,
+            user=self._user,
+            history_limit=self.session_settings.limit if self.session_settings else None,
+        )
 
     @property
     def engine(self) -> AsyncEngine:
