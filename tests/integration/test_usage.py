@@ -176,6 +176,19 @@ async def test_agents_that_are_tools_of_another(
     assert turn["model"] == "small"
 
 
+async def test_a_tool_with_a_configuration_of_its_own(
+    run: Any, local: LocalLakebase, database: str
+) -> None:
+    """Nobody says which model it asks, so it is nobody else's."""
+    nested = Agent(name="B", model=Metered("large", 100)).as_tool(
+        "ask", "Asks another.", run_config=RunConfig()
+    )
+    model = Metered("small", 10, [call("ask", '{"input": "Hi"}')])
+    await run(Agent(name="A", model=model, tools=[nested]), request())
+    usage = only(local, database)["usage"]
+    assert usage == {"small": used(10, requests=2), "unknown": used(100)}
+
+
 @atomic_and_plain
 async def test_a_run_that_fails(
     run: Any, local: LocalLakebase, database: str, lakebase: Lakebase, atomic: bool
@@ -432,6 +445,16 @@ async def test_an_atomic_turn_around_a_run(
         result = await Runner.run(Agent(name="A", model=Metered("small", 10)), "Hi", session=turn)
     assert result.context_wrapper.usage.input_tokens == 10
     assert only(local, database)["usage"] == {"unknown": used(10)}
+
+
+async def test_two_runs_in_one_turn(
+    lakebase: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    async with lakebase.session("s").turn() as turn:
+        for tokens in (10, 100):
+            agent = Agent(name="A", model=Metered("small", tokens))
+            await Runner.run(agent, "Hi", session=turn)
+    assert only(local, database)["usage"]["unknown"]["input_tokens"] == 110
 
 
 # --- what the docs say ----------------------------------------------------------------------------

@@ -235,11 +235,12 @@ class AtomicTurn(Session):
         session = self._given._of_run(wrapper)
         if self._spending is None:
             self._session, self.session_id = session, session.session_id
-            self._spending = Spending(wrapper, self.record)
+            self._spending = Spending(self.record)
         elif session.session_id != self.session_id:
             raise InvalidUser(
                 "Another user's run came to a turn that has begun: a turn is of one conversation."
             )
+        self._spending.meet(wrapper)
 
     def _noted(self) -> dict[str, str | None]:
         """What is known of the turn by now, for the statements that write its row."""
@@ -252,7 +253,7 @@ class AtomicTurn(Session):
             await self._store()
 
     async def _fail(self, error: BaseException) -> None:
-        """Say in the turn's row how it ended and what it took; nobody waits for a row alone."""
+        """Say in the turn's row how it ended and what it took, if that can be said at all."""
         if self._spending is None or isinstance(error, LakebaseUnavailable):
             return  # there is nothing to say, or nowhere to say it
         if self._version is not None and self._version.updated_at is None:

@@ -60,22 +60,29 @@ class Meter(Usage):
 
 
 class Spending:
-    """What a run has used since a turn met it, on top of what the turn's record had."""
+    """What runs have used since a turn met them, on top of what the turn's record had."""
 
-    def __init__(self, wrapper: RunContextWrapper[Any], record: TurnRecord) -> None:
-        self._meter = Meter.of(wrapper)
+    def __init__(self, record: TurnRecord) -> None:
         self._record = record
         self._offset: dict[str, dict[str, int]] = {}
+        self._meters: list[Meter] = []
         add_counts(self._offset, record.usage)
-        add_counts(self._offset, self._meter.by_model, sign=-1)
+
+    def meet(self, wrapper: RunContextWrapper[Any]) -> None:
+        """Count what this run uses from now on."""
+        meter = Meter.of(wrapper)
+        if not any(known is meter for known in self._meters):
+            self._meters.append(meter)
+            add_counts(self._offset, meter.by_model, sign=-1)
 
     def note(self) -> None:
         """Put into the record what is known by now."""
         usage: dict[str, dict[str, int]] = {}
         add_counts(usage, self._offset)
-        add_counts(usage, self._meter.by_model)
+        for meter in self._meters:
+            add_counts(usage, meter.by_model)
+            self._record.model = meter.model or self._record.model
         self._record.usage = {model: sums for model, sums in usage.items() if any(sums.values())}
-        self._record.model = self._meter.model or self._record.model
 
 
 def add_counts(
