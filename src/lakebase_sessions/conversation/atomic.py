@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple, Protocol, Self
 
+import anyio
 from agents.memory import Session
 from agents.memory.session_settings import resolve_session_limit
 
 from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
+from lakebase_sessions.conversation.meter import Spending
 from lakebase_sessions.conversation.records import TurnRecord, count_turns
 from lakebase_sessions.conversation.soundness import RefusedItem, refused_for_good
-from lakebase_sessions.errors import ConversationConflict, TurnNotOpen
+from lakebase_sessions.errors import (
+    ConversationConflict,
+    InvalidUser,
+    LakebaseSessionsError,
+    LakebaseUnavailable,
+    TurnNotOpen,
+)
 from lakebase_sessions.postgres import queries
 
 if TYPE_CHECKING:
+    from agents import RunContextWrapper
     from agents.items import TResponseInputItem
     from agents.memory.session_settings import SessionSettings
 
     from lakebase_sessions.postgres.engine import LoopEngine
+
+logger = logging.getLogger(__name__)
 
 
 class _State(Enum):
@@ -51,6 +64,8 @@ class Conversation(Protocol):
     session_id: str
     session_settings: SessionSettings | None
 
+    def _of_run(self, wrapper: RunContextWrapper[Any]) -> Conversation: ...
+
     async def _read(
         self, statement: LiteralString, **parameters: str | None
     ) -> list[tuple[Any, ...]]: ...
@@ -74,8 +89,12 @@ class AtomicTurn(Session):
     """A session for one turn: reads see what was added, and the end of the block stores it.
 
     Two round trips, whatever the number of steps: one to read, one to store. An exception in the
-    block, a cancellation too, stores nothing. So does a `ConversationConflict`: somebody else,
-    through whichever class, has written to the conversation since it was read here.
+    block, a cancellation too, stores none of its items. So does a `ConversationConflict`: somebody
+    else, through whichever class, has written to the conversation since it was read here. What the
+    run has used until then is stored all the same, in one more round trip, if the conversation
+    exists.
+
+    What a run passes as `wrapper` is its context, in which its usage is.
 
     Example:
         >>> async def answer(session, agent, question):
@@ -88,6 +107,8 @@ class AtomicTurn(Session):
         self.session_settings = session.session_settings
         self.record = record or TurnRecord()
         self._session = session
+        self._given = session
+        self._spending: Spending | None = None
         self._state = _State.NEW
         self._added: list[str] = []
         self._popped: set[int] = set()
@@ -107,15 +128,23 @@ class AtomicTurn(Session):
 
     async def __aexit__(
         self,
-        kind: type[BaseException] | None,
-        _error: BaseException | None,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
         self._state = _State.OVER
-        if kind is None and (self._added or self._popped):
-            await self._store()
+        if error is not None:
+            await self._fail(error)
+            return
+        try:
+            await self._finish()
+        except BaseException as failure:
+            await self._fail(failure)
+            raise
 
-    async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
+    async def get_items(
+        self, limit: int | None = None, *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> list[TResponseInputItem]:
         """The conversation as it will be, oldest item first.
 
         The first call reads, in one round trip. A later one reads again only where it needs more
@@ -123,12 +152,13 @@ class AtomicTurn(Session):
 
         Args:
             limit: As for `LakebaseSession.get_items`.
+            wrapper: The context of the run that calls.
 
         Raises:
             InvalidLimit: `limit` is not a whole number from 0.
             ConversationConflict: Somebody has written since the first call.
         """
-        self._check_open()
+        self._check_open(wrapper)
         window = checked_limit(resolve_session_limit(limit, self.session_settings))
         if window is None:
             return await self._history(None) + decode(self._added)
@@ -136,18 +166,22 @@ class AtomicTurn(Session):
         items = await self._history(window - len(added)) + added
         return items if limit is not None else without_cut_off_outputs(items)
 
-    async def add_items(self, items: list[TResponseInputItem]) -> None:
+    async def add_items(
+        self, items: list[TResponseInputItem], *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> None:
         """Append; stored at the end of the block.
 
         Raises:
             InvalidItems: An item is not JSON; none was added.
         """
-        self._check_open()
+        self._check_open(wrapper)
         self._added += encode(items)
 
-    async def pop_item(self) -> TResponseInputItem | None:
+    async def pop_item(
+        self, *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> TResponseInputItem | None:
         """Remove and return the latest item, or None; in the tables at the end of the block."""
-        self._check_open()
+        self._check_open(wrapper)
         if self._added:
             return decode([self._added.pop()])[0]
         while rows := await self._rows(1):
@@ -157,9 +191,9 @@ class AtomicTurn(Session):
                 return item
         return None
 
-    async def clear_session(self) -> None:
+    async def clear_session(self, *, wrapper: RunContextWrapper[Any] | None = None) -> None:
         """Remove all items; in the tables at the end of the block."""
-        self._check_open()
+        self._check_open(wrapper)
         self._added.clear()
         self._popped.update(number for number, _ in await self._rows(None))
 
@@ -193,9 +227,53 @@ class AtomicTurn(Session):
     def __repr__(self) -> str:
         return f"<AtomicTurn of {self._session!r}, {self._state.name.lower()}>"
 
-    def _check_open(self) -> None:
+    def _check_open(self, wrapper: RunContextWrapper[Any] | None = None) -> None:
         if self._state is not _State.OPEN:
             raise TurnNotOpen(self._state.value)
+        if wrapper is None:
+            return
+        session = self._given._of_run(wrapper)
+        if self._spending is None:
+            self._session, self.session_id = session, session.session_id
+            self._spending = Spending(self.record)
+        elif session.session_id != self.session_id:
+            raise InvalidUser(
+                "Another user's run came to a turn that has begun: a turn is of one conversation."
+            )
+        self._spending.meet(wrapper)
+
+    def _noted(self) -> dict[str, str | None]:
+        """What is known of the turn by now, for the statements that write its row."""
+        if self._spending is not None:
+            self._spending.note()
+        return self.record.parameters()
+
+    async def _finish(self) -> None:
+        if self._added or self._popped:
+            await self._store()
+
+    async def _fail(self, error: BaseException) -> None:
+        """Say in the turn's row how it ended and what it took, if that can be said at all."""
+        if self._spending is None or isinstance(error, LakebaseUnavailable):
+            return  # there is nothing to say, or nowhere to say it
+        if self._version is not None and self._version.updated_at is None:
+            return  # nor is there a conversation
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self.record.status = "cancelled"
+        elif isinstance(error, Exception):
+            self.record.status = "failed"
+        else:
+            return  # the process ends
+        await self._record()
+
+    async def _record(self) -> None:
+        """Write the row alone: if the conversation exists, and with no consequence if it fails."""
+        with anyio.CancelScope(shield=True):
+            try:
+                if (await self._session._open()).keeps_records:
+                    await self._session._write(queries.RECORD_TURN, **self._noted())
+            except LakebaseSessionsError as error:
+                logger.debug("A turn's record was not written: %s: %s", error.code, error)
 
     async def _history(self, count: int | None) -> list[TResponseInputItem]:
         """The latest `count` stored items that were not popped; None is all."""
@@ -281,7 +359,7 @@ class AtomicTurn(Session):
         """What stores the turn, and what it needs beside the items."""
         if not self._added or not (await self._session._open()).keeps_records:
             return queries.STORE_TURN, {}
-        recorded = self.record.parameters()
+        recorded = self._noted()
         if self._cut is None:
             return queries.STORE_RECORDED_TURN, recorded
         return queries.STORE_EDITED_TURN, {"cut": str(self._cut), **recorded}

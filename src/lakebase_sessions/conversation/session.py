@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, LiteralString, Protocol, Self
+from weakref import WeakKeyDictionary
 
 from agents.memory.session_settings import SessionSettings, resolve_session_limit
 from databricks_openai.agents import AsyncDatabricksSession
@@ -19,6 +21,7 @@ from lakebase_sessions.postgres import queries
 from lakebase_sessions.workspace.background import settled
 
 if TYPE_CHECKING:
+    from agents import RunContextWrapper
     from agents.items import TResponseInputItem
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -47,6 +50,9 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
     Every method may raise any `LakebaseSessionsError`. A method that changes something settles
     before a cancellation is seen: the change is whole or absent.
 
+    What a run passes as `wrapper` is its context: its items are a turn then, whose record is
+    written with them, with what the run has used.
+
     Args:
         session_id: A checked id, scoped to its user.
         lakebase: Where it is stored.
@@ -59,6 +65,8 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
 
     _loop_engine: LoopEngine | None = None
     """That of the latest use."""
+    _runs: MutableMapping[RunContextWrapper[Any], SteppedTurn] | None = None
+    """Of the runs that use this session, for as long as their contexts are there."""
 
     def __init__(
         self,
@@ -75,13 +83,16 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
         self._owner = lakebase
         self._user = user
 
-    async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
+    async def get_items(
+        self, limit: int | None = None, *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> list[TResponseInputItem]:
         """The conversation, oldest item first. One round trip.
 
         Args:
             limit: At most the latest so many items, exactly. None: the session's own
                 `history_limit`, under which no tool output is returned whose call was cut off,
                 because models refuse such a history.
+            wrapper: The context of the run that calls.
 
         Returns:
             Items as they were added. A row that is no JSON is skipped and does not count.
@@ -89,6 +100,9 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
         Raises:
             InvalidLimit: `limit` is not a whole number from 0.
         """
+        if wrapper is not None:
+            turn = await self._turn_of(wrapper, begins=limit is None)
+            return await turn.get_items(limit)
         window = checked_limit(resolve_session_limit(limit, self.session_settings))
         if window is None:
             return decode([row for (row,) in await self._read(queries.ALL_ITEMS)])
@@ -107,13 +121,18 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
                 return items[-count:]
             fetched *= 2  # corrupt rows among the latest do not count
 
-    async def add_items(self, items: list[TResponseInputItem]) -> None:
+    async def add_items(
+        self, items: list[TResponseInputItem], *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> None:
         """Append to the conversation, all items or none. One round trip.
 
         Raises:
             InvalidItems: An item is not JSON; nothing was stored.
             LakebaseUnavailable: With `outcome_unknown` the connection broke under the write.
         """
+        if wrapper is not None:
+            await (await self._turn_of(wrapper)).add_items(items)
+            return
         await self._add(encode(items))
 
     async def _add(self, encoded: list[str]) -> None:
@@ -122,18 +141,25 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
             return
         await self._write(queries.ADD_ITEMS, items="\n".join(encoded), count=str(len(encoded)))
 
-    async def pop_item(self) -> TResponseInputItem | None:
+    async def pop_item(
+        self, *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> TResponseInputItem | None:
         """Remove and return the latest item, or None. One round trip.
 
         Several who pop at once get an item each. A row that is no JSON is removed and passed over.
         """
+        if wrapper is not None:
+            return await (await self._turn_of(wrapper)).pop_item()
         while rows := await self._write(queries.POP_ITEM):
             for item in decode([row for (row,) in rows]):
                 return item
         return None
 
-    async def clear_session(self) -> None:
+    async def clear_session(self, *, wrapper: RunContextWrapper[Any] | None = None) -> None:
         """Delete the conversation. One round trip."""
+        if wrapper is not None:
+            await (await self._turn_of(wrapper)).clear_session()
+            return
         await self._write(queries.CLEAR_SESSION)
 
     def turn(self) -> AtomicTurn:
@@ -169,6 +195,23 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
         """
         async with self.turn() as turn:
             return await turn._repair(dry_run=dry_run)
+
+    async def _turn_of(
+        self, wrapper: RunContextWrapper[Any], *, begins: bool = False
+    ) -> SteppedTurn:
+        """That of a run: one context, one turn, and the next one if it is used for another run."""
+        if self._runs is None:
+            self._runs = WeakKeyDictionary()
+        session = self._of_run(wrapper)
+        turn = self._runs.get(wrapper)
+        over = turn is not None and turn.is_over and begins
+        if turn is None or over or turn.session_id != session.session_id:
+            turn = self._runs[wrapper] = await session.stepped_turn().begun_by(wrapper)
+        return turn
+
+    def _of_run(self, wrapper: RunContextWrapper[Any]) -> LakebaseSession:  # noqa: ARG002
+        """The conversation that a run is about."""
+        return self
 
     def _sibling(self, session_id: str) -> Self:
         """The same user's session of another id, checked but not scoped yet."""

@@ -176,6 +176,23 @@ STORE_RECORDED_TURN = _UNMOVED + _ADDED + _RECORDED + _OUTCOME
 STORE_EDITED_TURN = _UNMOVED + _CUT + TAKEN_OUT + BOUNDED + _ADDED + _RECORDED + _OUTCOME
 """In place of what stands from the item `cut`, which becomes a branch."""
 
+RECORD_TURN = """
+INSERT INTO agent_turns AS known (
+    session_id, response_id, status, model, trace_id, usage, state
+)
+SELECT session_id, %(response_id)s, %(status)s, %(model)s, %(trace_id)s, %(usage)s::jsonb, %(state)s
+FROM agent_sessions
+WHERE session_id = %(session_id)s
+ON CONFLICT (response_id, session_id) DO UPDATE SET
+    status = EXCLUDED.status,
+    model = EXCLUDED.model,
+    trace_id = EXCLUDED.trace_id,
+    usage = EXCLUDED.usage,
+    state = EXCLUDED.state
+"""
+"""The row of a turn alone, which moves nobody's version. One that has stored no items has no
+number: the next turn takes its place."""
+
 READ_RECORDED_TURN = """
 SELECT item.id, item.message_data, session.version
 FROM (

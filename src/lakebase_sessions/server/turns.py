@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -10,8 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import mlflow
-from agents import RunConfig, Runner
+from agents import Runner
 from mlflow.genai.agent_server import get_request_headers
 from mlflow.types.responses import (
     ResponsesAgentRequest,
@@ -20,9 +18,11 @@ from mlflow.types.responses import (
 )
 
 from lakebase_sessions.conversation.history import merge
+from lakebase_sessions.conversation.records import TurnRecord
 from lakebase_sessions.errors import InvalidUser, LakebaseSessionsError
 from lakebase_sessions.factory import session_for
 from lakebase_sessions.server.events import as_one_response, output_of
+from lakebase_sessions.server.usage import configured, note_trace
 from lakebase_sessions.workspace.background import settled
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ async def invoke_turn(
     """Run one turn of the request's conversation, for MLflow's `@invoke`.
 
     The session is the request's (`session_for`); what a client resends of the history is not
-    stored twice (`merge_history`); the session id comes back in `custom_outputs`.
+    stored twice (`merge_history`); `session_id` comes back in `custom_outputs`, and `trace_id`, if
+    there is an MLflow trace. What the run has used is stored with the turn, however it ends.
 
     Args:
         agent: The agent to run.
@@ -95,7 +96,8 @@ async def stream_turn(
     The events are those of one OpenAI response, whatever the number of model calls and tool
     steps: `response.created`, the items with their deltas, `response.completed`. An item has one
     id from `added` to `done`; tool calls and their outputs are items. `session_id` is in the
-    `custom_outputs` of the first event, of every `response.output_item.done` and of the last.
+    `custom_outputs` of the first event, of every `response.output_item.done` and of the last; so is
+    `trace_id`, that of the MLflow trace, if there is one.
 
     An error of this package ends the stream with an `error` event that has its code. Where a
     client goes away, the run is cancelled and has settled before this generator ends.
@@ -172,36 +174,31 @@ class _Turn:
         history_limit: int | None,
         run_kwargs: dict[str, Any],
     ) -> None:
+        self.user = user() if callable(user) else user
         self.session = session_for(
             request,
-            user=user() if callable(user) else user,
+            user=self.user,
             lakebase=lakebase,
             history_limit=history_limit,
         )
         self.items: list[Any] = [item.model_dump(exclude_none=True) for item in request.input]
         merging = partial(merge, session_id=self.session.session_id)
         self.run_kwargs = run_kwargs | {
-            "run_config": _merging(run_kwargs.get("run_config"), merging)
+            "run_config": configured(run_kwargs.get("run_config"), merging, self.note_trace)
         }
         self.custom_outputs = {"session_id": self.session.session_id}
-        if mlflow.get_current_active_span() is not None:
-            mlflow.update_current_trace(metadata={"mlflow.trace.session": self.session.session_id})
+        self.record = TurnRecord()
+        self.note_trace()
 
     def conversation(self, *, atomic: bool) -> AtomicTurn:
         """What the run reads and adds to; at the end of the block it is stored."""
-        return self.session.turn() if atomic else self.session.stepped_turn()
+        turn = self.session.turn() if atomic else self.session.stepped_turn()
+        turn.record = self.record
+        return turn
 
-
-def _merging(
-    config: RunConfig | dict[str, Any] | None, merging: Callable[..., Any]
-) -> RunConfig | dict[str, Any]:
-    """`config` with `merging`, unless the caller merges in a way of their own."""
-    if isinstance(config, dict):
-        return {"session_input_callback": merging} | config
-    config = config or RunConfig()
-    if config.session_input_callback is not None:
-        return config
-    return dataclasses.replace(config, session_input_callback=merging)
+    def note_trace(self) -> None:
+        """Of the handler's span, or of the run's own where there is none around it."""
+        note_trace(self.record, self.custom_outputs, self.session.session_id, self.user)
 
 
 async def _settle(
