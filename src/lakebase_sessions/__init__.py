@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lakebase_sessions.conversation.soundness import RefusedItem
     from lakebase_sessions.errors import (
         ConfigurationError,
+        ConversationBusy,
         ConversationConflict,
         DatabaseFailure,
         InvalidItems,
@@ -55,6 +56,7 @@ _HOMES = {
 __all__ = [
     "AtomicTurn",
     "ConfigurationError",
+    "ConversationBusy",
     "ConversationConflict",
     "DatabaseFailure",
     "InvalidItems",

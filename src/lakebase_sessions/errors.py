@@ -17,6 +17,7 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     │   └── LakebaseTimeout      TimeoutError             503  lakebase_timeout
     ├── DatabaseFailure          RuntimeError             500  database_failure
     ├── ConversationConflict     RuntimeError             409  conversation_conflict
+    ├── ConversationBusy         RuntimeError             409  conversation_busy
     ├── TurnNotOpen              RuntimeError             500  turn_not_open
     ├── LakebaseNotOpen          RuntimeError             503  lakebase_not_open
     └── LocalLakebaseError       RuntimeError             500  local_lakebase
@@ -31,6 +32,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import psycopg
 
 
@@ -143,6 +146,21 @@ class ConversationConflict(LakebaseSessionsError, RuntimeError):
 
     code = "conversation_conflict"
     http_status = 409
+
+
+class ConversationBusy(LakebaseSessionsError, RuntimeError):
+    """Another turn of the conversation is under way, and this one has not begun.
+
+    Attributes:
+        since: When the other one began; None where one that waits for it is about to.
+    """
+
+    code = "conversation_busy"
+    http_status = 409
+
+    def __init__(self, message: str = "", *, since: datetime | None = None) -> None:
+        super().__init__(message)
+        self.since = since
 
 
 class TurnNotOpen(LakebaseSessionsError, RuntimeError):

@@ -56,7 +56,7 @@ class SteppedTurn(AtomicTurn):
             return
         self._check_open()
         self._forget()
-        await self._session.clear_session()
+        await self._session._write(queries.CLEAR_SESSION)  # leaves the turn its own claim
 
     def _forget(self) -> None:
         """What was read is not what is there any more."""

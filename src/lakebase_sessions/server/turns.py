@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agents.result import RunResultStreaming
 
     from lakebase_sessions.conversation.atomic import AtomicTurn
+    from lakebase_sessions.conversation.claim import OnBusy
     from lakebase_sessions.lakebase import Lakebase
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ async def invoke_turn(
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
     atomic: bool = False,
+    on_busy: OnBusy | None = None,
     **run_kwargs: Any,
 ) -> ResponsesAgentResponse:
     """Run one turn of the request's conversation, for MLflow's `@invoke`.
@@ -61,10 +63,13 @@ async def invoke_turn(
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
         atomic: Store the turn whole, at its end, or not at all (`LakebaseSession.turn`).
+        on_busy: While another turn of the conversation is under way that has it too: `"refuse"`
+            this one before the model is called, `"wait"` for the other, up to 60 s; None: run.
         **run_kwargs: Passed to `Runner.run`: `context`, `max_turns`, `hooks`, `run_config`, …
 
     Raises:
         ConversationConflict: Of an atomic turn, when somebody else wrote meanwhile.
+        ConversationBusy: With `on_busy`, when another turn is under way, or still is after waiting.
         LakebaseSessionsError: The class says why; `add_error_handlers` makes HTTP of it.
 
     Example:
@@ -73,7 +78,7 @@ async def invoke_turn(
         ...     return await invoke_turn(agent, request)
     """
     turn = _Turn(request, user, lakebase, history_limit, run_kwargs)
-    async with turn.conversation(atomic=atomic) as session:
+    async with turn.conversation(atomic=atomic, on_busy=on_busy) as session:
         result = await Runner.run(agent, turn.items, session=session, **turn.run_kwargs)
     return ResponsesAgentResponse(
         output=output_of(result.new_items), custom_outputs=turn.custom_outputs
@@ -88,6 +93,7 @@ async def stream_turn(
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
     atomic: bool = False,
+    on_busy: OnBusy | None = None,
     **run_kwargs: Any,
 ) -> AsyncGenerator[ResponsesAgentStreamEvent, None]:
     """Run one turn of the request's conversation as a stream, for MLflow's `@stream`.
@@ -107,6 +113,7 @@ async def stream_turn(
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
         atomic: Store the turn whole, at its end, or not at all.
+        on_busy: As for `invoke_turn`.
         **run_kwargs: Passed to `Runner.run_streamed`.
 
     Example:
@@ -117,7 +124,7 @@ async def stream_turn(
     """
     try:
         turn = _Turn(request, user, lakebase, history_limit, run_kwargs)
-        async with turn.conversation(atomic=atomic) as session:
+        async with turn.conversation(atomic=atomic, on_busy=on_busy) as session:
             result = Runner.run_streamed(agent, turn.items, session=session, **turn.run_kwargs)
             events = as_one_response(result, turn.custom_outputs)
             try:
@@ -187,9 +194,10 @@ class _Turn:
         if mlflow.get_current_active_span() is not None:
             mlflow.update_current_trace(metadata={"mlflow.trace.session": self.session.session_id})
 
-    def conversation(self, *, atomic: bool) -> AtomicTurn:
+    def conversation(self, *, atomic: bool, on_busy: OnBusy | None) -> AtomicTurn:
         """What the run reads and adds to; at the end of the block it is stored."""
-        return self.session.turn() if atomic else self.session.stepped_turn()
+        turn = self.session.turn if atomic else self.session.stepped_turn
+        return turn(on_busy=on_busy)
 
 
 def _merging(
