@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
 from agents import Agent, Runner, set_tracing_disabled
 from conftest import admin
+from faults.backends import blocked
 from processes import Fork
 from proxy import Proxy
 
@@ -88,7 +91,9 @@ async def test_nothing_is_left_in_the_table(
 ) -> None:
     """Stored, failed, without anything to store, or never read."""
     session = lakebase.session("s")
-    for kind, read, add, fail in itertools.product(KINDS, *[(True, False)] * 3):
+    for kind, (read, add, fail) in itertools.product(
+        KINDS, itertools.product((True, False), repeat=3)
+    ):
         try:
             async with getattr(session, kind)(on_busy="wait") as turn:
                 if read:
@@ -266,7 +271,6 @@ async def test_a_dead_workers_claim_runs_out(
     lakebase: Lakebase,
     local: LocalLakebase,
     database: str,
-    environ: dict[str, str],
     eager: None,
     short_lease: None,
 ) -> None:
@@ -309,6 +313,9 @@ async def test_in_order_of_arrival_across_processes(
         ) as other:
             await one_turn(other.session("s"), text)
 
+    def process(text: str) -> None:
+        asyncio.new_event_loop().run_until_complete(alone(text))
+
     session = lakebase.session("s")
     async with session.turn(on_busy="wait") as first:
         await first.get_items()
@@ -317,11 +324,7 @@ async def test_in_order_of_arrival_across_processes(
             if number % 2:
                 here.append(asyncio.create_task(one_turn(session, str(number))))
             else:
-                elsewhere.append(
-                    Fork(
-                        lambda n=number: asyncio.new_event_loop().run_until_complete(alone(str(n)))
-                    )  # type: ignore[misc]
-                )
+                elsewhere.append(Fork(partial(process, str(number))))
             await in_line(local, database, number)
         await first.add_items([said("user", "0")])
     await asyncio.gather(*here)
@@ -348,12 +351,7 @@ async def test_a_snapshot_from_before_the_claim_is_read_again(
         )
         other.execute("UPDATE agent_sessions SET updated_at = updated_at + interval '1 s'")
         reading = asyncio.create_task(one_turn(session, "2"))
-        with admin(local, database) as looking:
-            while not looking.execute(
-                "SELECT FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'",
-                [database],
-            ).fetchall():
-                await asyncio.sleep(0.01)
+        await blocked(local, database)
     assert await reading == ["0", "1"]
     assert texts(await session.get_items()) == ["0", "1", "2"]
 
@@ -372,12 +370,7 @@ async def test_one_who_gets_in_line_while_the_claim_is_given_up(
                 "UPDATE agent_claims SET waiting = '{b}', seen_at = ARRAY[clock_timestamp()]"
             )
             giving_up = asyncio.create_task(turn.__aexit__(None, None, None))
-            with admin(local, database) as looking:
-                while not looking.execute(
-                    "SELECT FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'",
-                    [database],
-                ).fetchall():
-                    await asyncio.sleep(0.01)
+            await blocked(local, database)
         await giving_up
         assert other.execute("SELECT holder, waiting FROM agent_claims").fetchall() == [
             (None, ["b"])
@@ -413,12 +406,17 @@ async def test_no_tables_of_ours(lakebase: Lakebase, local: LocalLakebase, datab
     await lakebase.open()
     with admin(local, database) as connection:
         connection.execute("DROP TABLE agent_claims")
-    async with Lakebase(
-        "local", workspace_client=local.workspace_client(), database=database, create_tables=False
-    ) as without:
-        async with without.session("s").turn(on_busy="wait") as turn:
-            with pytest.raises(TablesMissing, match="lakebase-sessions init"):
-                await turn.get_items()
+    async with (
+        Lakebase(
+            "local",
+            workspace_client=local.workspace_client(),
+            database=database,
+            create_tables=False,
+        ) as without,
+        without.session("s").turn(on_busy="wait") as turn,
+    ):
+        with pytest.raises(TablesMissing, match="lakebase-sessions init"):
+            await turn.get_items()
 
 
 async def test_nothing_else_is_on_busy(lakebase: Lakebase) -> None:
@@ -463,7 +461,7 @@ async def test_how_often_one_asks_who_waits(
     proxied: Lakebase, lakebase: Lakebase, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At most every pause, which begins short."""
-    monkeypatch.setattr(claim.random, "uniform", lambda _low, high: high)
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
     async with lakebase.session("s").turn(on_busy="wait") as first:
         await first.get_items()
         monkeypatch.setattr(claim, "WAIT_SECONDS", 1.0)
@@ -520,12 +518,12 @@ async def test_ten_tabs_one_runs_and_nine_are_told(lakebase: Lakebase, atomic: b
         )
 
     sending = [asyncio.create_task(send(number)) for number in range(10)]
-    while sum(task.done() for task in sending) < 9:
+    while sum(task.done() for task in sending) < 9 or not model.calls:
         await asyncio.sleep(0.01)
-    assert model.calls == 1
     model.go_on.set()
     outcomes = await asyncio.gather(*sending, return_exceptions=True)
     assert sum(isinstance(outcome, ConversationBusy) for outcome in outcomes) == 9
+    assert model.calls == 1
     assert len(await lakebase.session("s").get_items()) == 2
 
 
