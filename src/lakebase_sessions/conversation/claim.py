@@ -118,7 +118,7 @@ class Claim:
         finally:
             if self._known:
                 try:
-                    await self._session._write(claims.GIVE_UP_CLAIM, holder=self._holder)
+                    await self._session._write_repeatable(claims.GIVE_UP_CLAIM, holder=self._holder)
                 except LakebaseSessionsError as error:
                     # What the turn itself came to matters more.
                     logger.warning(
