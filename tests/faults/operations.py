@@ -38,11 +38,14 @@ def _one(call: Callable[[LakebaseSession], Awaitable[Any]]) -> Callable[..., Awa
     return run
 
 
-async def _turn(session: LakebaseSession, hook: Hook) -> None:
-    async with session.turn() as turn:
-        assert await turn.get_items() == BEFORE
-        await turn.add_items(ADDED)
-        await hook()
+def _turn(on_busy: Any = None) -> Callable[..., Awaitable[Any]]:
+    async def run(session: LakebaseSession, hook: Hook) -> None:
+        async with session.turn(on_busy=on_busy) as turn:
+            assert await turn.get_items() == BEFORE
+            await turn.add_items(ADDED)
+            await hook()
+
+    return run
 
 
 OPERATIONS = {
@@ -51,7 +54,8 @@ OPERATIONS = {
     "get_items(limit)": Operation(_one(lambda s: s.get_items(1)), returns=BEFORE[1:]),
     "pop_item": Operation(_one(lambda s: s.pop_item()), returns=BEFORE[1], after=(BEFORE[0],)),
     "clear_session": Operation(_one(lambda s: s.clear_session()), after=()),
-    "turn": Operation(_turn, after=(*BEFORE, *ADDED)),
+    "turn": Operation(_turn(), after=(*BEFORE, *ADDED)),
+    "turn(on_busy)": Operation(_turn("refuse"), after=(*BEFORE, *ADDED)),
 }
 POOL_SIZE = len(OPERATIONS) + 2
 """Enough for all of them at once, and some stay idle."""
