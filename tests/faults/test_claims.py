@@ -170,10 +170,10 @@ async def test_a_client_that_goes_away(lakebase: Lakebase, witness: Witness) -> 
                 assert len(claims_seen(witness)) == 1
                 scope.cancel()
                 await anyio.lowlevel.checkpoint()
+        # A generator that is dropped ends in a task of its own.
         async with asyncio.timeout(10):
-            while claims_seen(witness):
+            while claims_seen(witness) or len(asyncio.all_tasks()) > 1:
                 await asyncio.sleep(0.01)
-    assert len(asyncio.all_tasks()) == 1
 
 
 @pytest.fixture

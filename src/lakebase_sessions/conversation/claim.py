@@ -18,7 +18,6 @@ from lakebase_sessions.errors import (
     ConfigurationError,
     ConversationBusy,
     LakebaseSessionsError,
-    TablesMissing,
 )
 from lakebase_sessions.postgres import claims, queries
 from lakebase_sessions.workspace.background import settled
@@ -131,12 +130,7 @@ class Claim:
 
     async def _taken(self, limit: str | None) -> list[tuple[Any, ...]] | None:
         """Claim the conversation; None if it has to be read again."""
-        if not (await self._session._open()).keeps_records:
-            raise TablesMissing(
-                "on_busy needs this package's own tables, which are not there or may not be used: "
-                "`lakebase-sessions init`, by who owns the tables, makes what is missing; "
-                "`lakebase-sessions grant` lets others use it."
-            )
+        (await self._session._open()).check_records()
         now = asyncio.get_running_loop().time
         give_up_at = now() + WAIT_SECONDS
         pause = FIRST_PAUSE_SECONDS
