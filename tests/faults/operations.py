@@ -41,11 +41,14 @@ def _one(call: Callable[[LakebaseSession], Awaitable[Any]]) -> Callable[..., Awa
     return run
 
 
-async def _turn(session: LakebaseSession, hook: Hook) -> None:
-    async with session.turn() as turn:
-        assert await turn.get_items() == BEFORE
-        await turn.add_items(ADDED)
-        await hook()
+def _turn(on_busy: Any = None) -> Callable[..., Awaitable[Any]]:
+    async def run(session: LakebaseSession, hook: Hook) -> None:
+        async with session.turn(on_busy=on_busy) as turn:
+            assert await turn.get_items() == BEFORE
+            await turn.add_items(ADDED)
+            await hook()
+
+    return run
 
 
 async def _turns(session: LakebaseSession) -> list[Any]:
@@ -76,7 +79,8 @@ OPERATIONS = {
     "get_items(limit)": Operation(_one(lambda s: s.get_items(1)), returns=BEFORE[1:]),
     "pop_item": Operation(_one(lambda s: s.pop_item()), returns=BEFORE[1], after=(BEFORE[0],)),
     "clear_session": Operation(_one(lambda s: s.clear_session()), after=()),
-    "turn": Operation(_turn, after=(*BEFORE, *ADDED)),
+    "turn": Operation(_turn(), after=(*BEFORE, *ADDED)),
+    "turn(on_busy)": Operation(_turn("refuse"), after=(*BEFORE, *ADDED)),
     "turns": Operation(_one(_turns), returns=[(1, "first", len(BEFORE))]),
     "rewind": Operation(_one(_rewind), after=()),
     "restore": Operation(_restore, after=(*BEFORE, *ADDED)),

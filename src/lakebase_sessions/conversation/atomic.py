@@ -12,6 +12,7 @@ import anyio
 from agents.memory import Session
 from agents.memory.session_settings import resolve_session_limit
 
+from lakebase_sessions.conversation.claim import Claim
 from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
 from lakebase_sessions.conversation.meter import Spending
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from agents.items import TResponseInputItem
     from agents.memory.session_settings import SessionSettings
 
+    from lakebase_sessions.conversation.claim import OnBusy
     from lakebase_sessions.postgres.engine import LoopEngine
 
 logger = logging.getLogger(__name__)
@@ -74,14 +76,15 @@ class Conversation(Protocol):
         self, statement: LiteralString, **parameters: str | None
     ) -> list[tuple[Any, ...]]: ...
 
+    async def _write_repeatable(
+        self, statement: LiteralString, **parameters: str | None
+    ) -> list[tuple[Any, ...]]: ...
+
     async def _open(self) -> LoopEngine: ...
 
     async def _add(self, encoded: list[str]) -> None: ...
 
     async def pop_item(self) -> TResponseInputItem | None:
-        """As of `LakebaseSession`."""
-
-    async def clear_session(self) -> None:
         """As of `LakebaseSession`."""
 
 
@@ -92,7 +95,8 @@ class AtomicTurn(Session):
     block, a cancellation too, stores none of its items. So does a `ConversationConflict`: somebody
     else, through whichever class, has written to the conversation since it was read here. What the
     run has used until then is stored all the same, in one more round trip, if the conversation
-    exists.
+    exists. With `on_busy` it is claimed by the read, so that others of the kind are refused or
+    wait.
 
     What a run passes as `wrapper` is its context, in which its usage is.
 
@@ -102,13 +106,20 @@ class AtomicTurn(Session):
         ...         return await Runner.run(agent, question, session=turn)
     """
 
-    def __init__(self, session: Conversation, record: TurnRecord | None = None) -> None:
+    def __init__(
+        self,
+        session: Conversation,
+        record: TurnRecord | None = None,
+        *,
+        on_busy: OnBusy | None = None,
+    ) -> None:
         self.session_id = session.session_id
         self.session_settings = session.session_settings
         self.record = record or TurnRecord()
         self._session = session
         self._given = session
         self._spending: Spending | None = None
+        self._claim = Claim(session, on_busy) if on_busy is not None else None
         self._state = _State.NEW
         self._added: list[str] = []
         self._popped: set[int] = set()
@@ -133,6 +144,13 @@ class AtomicTurn(Session):
         _traceback: TracebackType | None,
     ) -> None:
         self._state = _State.OVER
+        try:
+            await self._end(error)
+        finally:
+            if self._claim is not None:
+                await self._claim.give_up()
+
+    async def _end(self, error: BaseException | None) -> None:
         if error is not None:
             await self._fail(error)
             return
@@ -235,6 +253,8 @@ class AtomicTurn(Session):
         session = self._given._of_run(wrapper)
         if self._spending is None:
             self._session, self.session_id = session, session.session_id
+            if self._claim is not None:
+                self._claim.session = session
             self._spending = Spending(self.record)
         elif session.session_id != self.session_id:
             raise InvalidUser(
@@ -289,6 +309,8 @@ class AtomicTurn(Session):
     async def _rows(self, count: int | None) -> list[tuple[int, str]]:
         """At least the latest `count` stored rows that were not popped, if there are so many."""
         wanted = None if count is None else count + len(self._popped)
+        if wanted == 0 and self._claim is not None:
+            wanted = 1  # who claims has to read
         if not self._stored_is_all and (wanted is None or wanted > len(self._stored)):
             await self._read(wanted)
         return self._kept()
@@ -302,11 +324,14 @@ class AtomicTurn(Session):
         return self._stored[: numbers.index(cut)] if cut in numbers else self._stored
 
     async def _read(self, count: int | None) -> None:
-        recording = (await self._session._open()).keeps_records
-        rows = await self._session._read(
-            queries.READ_RECORDED_TURN if recording else queries.READ_TURN,
-            limit=None if count is None else str(count),
-        )
+        limit = None if count is None else str(count)
+        if self._claim is not None:
+            rows = await self._claim.read(limit)
+        else:
+            recording = (await self._session._open()).keeps_records
+            rows = await self._session._read(
+                queries.READ_RECORDED_TURN if recording else queries.READ_TURN, limit=limit
+            )
         newest, _, read = rows[0]
         updated_at, *latest = read.split("/") if read else [None]
         version = _Version(updated_at, newest)
@@ -343,7 +368,8 @@ class AtomicTurn(Session):
             return
         updated_at, newest = self._version
         statement, recorded = await self._statement()
-        stored = await self._session._write(
+        write = self._session._write if self._claim is None else self._claim.write
+        stored = await write(
             statement,
             **recorded,
             updated_at=updated_at,

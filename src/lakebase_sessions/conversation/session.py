@@ -17,7 +17,7 @@ from lakebase_sessions.conversation.items import checked_limit, decode, encode
 from lakebase_sessions.conversation.session_id import scope_to_user
 from lakebase_sessions.conversation.stepped import SteppedTurn
 from lakebase_sessions.errors import LakebaseNotOpen
-from lakebase_sessions.postgres import queries
+from lakebase_sessions.postgres import claims, queries
 from lakebase_sessions.workspace.background import settled
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agents.items import TResponseInputItem
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from lakebase_sessions.conversation.claim import OnBusy
     from lakebase_sessions.conversation.soundness import RefusedItem
     from lakebase_sessions.postgres.engine import LoopEngine
 
@@ -156,19 +157,33 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
         return None
 
     async def clear_session(self, *, wrapper: RunContextWrapper[Any] | None = None) -> None:
-        """Delete the conversation. One round trip."""
+        """Delete the conversation, and the claim of a turn on it. One round trip."""
         if wrapper is not None:
             await (await self._turn_of(wrapper)).clear_session()
             return
-        await self._write(queries.CLEAR_SESSION)
+        claimed = (await self._open()).keeps_records
+        await self._write(claims.CLEAR_CLAIMED_SESSION if claimed else queries.CLEAR_SESSION)
 
-    def turn(self) -> AtomicTurn:
-        """A turn that is stored whole or not at all, in two round trips: see `AtomicTurn`."""
-        return AtomicTurn(self)
+    def turn(self, *, on_busy: OnBusy | None = None) -> AtomicTurn:
+        """A turn that is stored whole or not at all, in two round trips: see `AtomicTurn`.
 
-    def stepped_turn(self) -> SteppedTurn:
-        """A turn whose items are stored as they come: what `invoke_turn` runs on."""
-        return SteppedTurn(self)
+        Args:
+            on_busy: What its first read does while another turn that has `on_busy` is under way:
+                `"refuse"` is `ConversationBusy` at once; `"wait"` waits in order of arrival, for
+                up to 60 s. None neither looks nor is seen by others, and storing decides.
+
+        Raises:
+            ConfigurationError: `on_busy` is something else.
+        """
+        return AtomicTurn(self, on_busy=on_busy)
+
+    def stepped_turn(self, *, on_busy: OnBusy | None = None) -> SteppedTurn:
+        """A turn whose items are stored as they come: what `invoke_turn` runs on.
+
+        Args:
+            on_busy: As for `turn`; at the end it costs one more round trip.
+        """
+        return SteppedTurn(self, on_busy=on_busy)
 
     async def repair(self, *, dry_run: bool = False) -> tuple[RefusedItem, ...]:
         """Remove what a model's API refuses the conversation for. Two round trips.
@@ -237,10 +252,20 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
         self, statement: LiteralString, **parameters: str | None
     ) -> list[tuple[Any, ...]]:
         """The outcome of a statement; a cancellation waits until it is certain."""
+        return await self._settled(statement, parameters, repeatable=False)
+
+    async def _write_repeatable(
+        self, statement: LiteralString, **parameters: str | None
+    ) -> list[tuple[Any, ...]]:
+        """The same for one that changes nothing the second time: repeated where it breaks."""
+        return await self._settled(statement, parameters, repeatable=True)
+
+    async def _settled(
+        self, statement: LiteralString, parameters: dict[str, str | None], *, repeatable: bool
+    ) -> list[tuple[Any, ...]]:
         engine = await self._open()
-        writing = asyncio.ensure_future(
-            engine.rows(statement, {"session_id": self.session_id, **parameters}, writing=True)
-        )
+        parameters = {"session_id": self.session_id, **parameters}
+        writing = asyncio.ensure_future(engine.rows(statement, parameters, writing=not repeatable))
         try:
             return await asyncio.shield(writing)
         except asyncio.CancelledError:

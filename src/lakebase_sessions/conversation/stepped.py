@@ -80,7 +80,7 @@ class SteppedTurn(AtomicTurn):
         self._check_open(wrapper)
         self._forget()
         self._written = None
-        await self._session.clear_session()
+        await self._session._write(queries.CLEAR_SESSION)  # leaves the turn its own claim
 
     async def _finish(self) -> None:
         if self._cut is not None:

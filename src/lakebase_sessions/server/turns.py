@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agents.result import RunResultStreaming
 
     from lakebase_sessions.conversation.atomic import AtomicTurn
+    from lakebase_sessions.conversation.claim import OnBusy
     from lakebase_sessions.lakebase import Lakebase
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ async def invoke_turn(
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
     atomic: bool = False,
+    on_busy: OnBusy | None = None,
     **run_kwargs: Any,
 ) -> ResponsesAgentResponse:
     """Run one turn of the request's conversation, for MLflow's `@invoke`.
@@ -62,10 +64,13 @@ async def invoke_turn(
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
         atomic: Store the turn whole, at its end, or not at all (`LakebaseSession.turn`).
+        on_busy: While another turn of the conversation is under way that has it too: `"refuse"`
+            this one before the model is called, `"wait"` for the other, up to 60 s; None: run.
         **run_kwargs: Passed to `Runner.run`: `context`, `max_turns`, `hooks`, `run_config`, …
 
     Raises:
         ConversationConflict: Of an atomic turn, when somebody else wrote meanwhile.
+        ConversationBusy: With `on_busy`, when another turn is under way, or still is after waiting.
         LakebaseSessionsError: The class says why; `add_error_handlers` makes HTTP of it.
 
     Example:
@@ -74,7 +79,7 @@ async def invoke_turn(
         ...     return await invoke_turn(agent, request)
     """
     turn = _Turn(request, user, lakebase, history_limit, run_kwargs)
-    async with turn.conversation(atomic=atomic) as session:
+    async with turn.conversation(atomic=atomic, on_busy=on_busy) as session:
         result = await Runner.run(agent, turn.items, session=session, **turn.run_kwargs)
     return ResponsesAgentResponse(
         output=output_of(result.new_items), custom_outputs=turn.custom_outputs
@@ -89,6 +94,7 @@ async def stream_turn(
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
     atomic: bool = False,
+    on_busy: OnBusy | None = None,
     **run_kwargs: Any,
 ) -> AsyncGenerator[ResponsesAgentStreamEvent, None]:
     """Run one turn of the request's conversation as a stream, for MLflow's `@stream`.
@@ -109,6 +115,7 @@ async def stream_turn(
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
         atomic: Store the turn whole, at its end, or not at all.
+        on_busy: As for `invoke_turn`.
         **run_kwargs: Passed to `Runner.run_streamed`.
 
     Example:
@@ -119,7 +126,7 @@ async def stream_turn(
     """
     try:
         turn = _Turn(request, user, lakebase, history_limit, run_kwargs)
-        async with turn.conversation(atomic=atomic) as session:
+        async with turn.conversation(atomic=atomic, on_busy=on_busy) as session:
             result = Runner.run_streamed(agent, turn.items, session=session, **turn.run_kwargs)
             events = as_one_response(result, turn.custom_outputs)
             try:
@@ -190,9 +197,10 @@ class _Turn:
         self.record = TurnRecord()
         self.note_trace()
 
-    def conversation(self, *, atomic: bool) -> AtomicTurn:
+    def conversation(self, *, atomic: bool, on_busy: OnBusy | None) -> AtomicTurn:
         """What the run reads and adds to; at the end of the block it is stored."""
-        turn = self.session.turn() if atomic else self.session.stepped_turn()
+        begin = self.session.turn if atomic else self.session.stepped_turn
+        turn = begin(on_busy=on_busy)
         turn.record = self.record
         return turn
 
