@@ -10,6 +10,7 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── InvalidUser              ValueError               400  invalid_user
     ├── InvalidItems             TypeError, ValueError    400  invalid_items
     ├── InvalidLimit             ValueError               400  invalid_limit
+    ├── InvalidTurn              ValueError               400  invalid_turn
     ├── TargetNotFound           LookupError, ValueError  500  target_not_found
     ├── PermissionDenied         PermissionError          403  permission_denied
     ├── TablesMissing            LookupError              500  tables_missing
@@ -84,6 +85,13 @@ class InvalidLimit(LakebaseSessionsError, ValueError):
     """A limit is not a whole number of items."""
 
     code = "invalid_limit"
+    http_status = 400
+
+
+class InvalidTurn(LakebaseSessionsError, ValueError):
+    """The number of a turn that a request names is none."""
+
+    code = "invalid_turn"
     http_status = 400
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple, Protocol, Self
 from agents.memory import Session
 from agents.memory.session_settings import resolve_session_limit
 
+from lakebase_sessions.conversation.edits import Edit, Stored
 from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
 from lakebase_sessions.conversation.records import TurnRecord, count_turns
 from lakebase_sessions.conversation.soundness import RefusedItem, refused_for_good
 from lakebase_sessions.errors import ConversationConflict, TurnNotOpen
-from lakebase_sessions.postgres import queries
+from lakebase_sessions.postgres import edits, queries
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
@@ -87,6 +88,8 @@ class AtomicTurn(Session):
         self.session_id = session.session_id
         self.session_settings = session.session_settings
         self.record = record or TurnRecord()
+        self.edit: Edit | None = None
+        """What a client sends, where that may be an edit; decided by the first read."""
         self._session = session
         self._state = _State.NEW
         self._added: list[str] = []
@@ -164,6 +167,11 @@ class AtomicTurn(Session):
         self._popped.update(number for number, _ in await self._rows(None))
 
     @property
+    def destination(self) -> str:
+        """The id of the conversation that this turn will be in."""
+        return self.session_id
+
+    @property
     def stored(self) -> list[tuple[int, TResponseInputItem]]:
         """What was read of the conversation and is not taken out: ids and items, oldest first."""
         return [(number, item) for number, row in self._kept() for item in decode([row])]
@@ -210,7 +218,8 @@ class AtomicTurn(Session):
 
     async def _rows(self, count: int | None) -> list[tuple[int, str]]:
         """At least the latest `count` stored rows that were not popped, if there are so many."""
-        wanted = None if count is None else count + len(self._popped)
+        hidden = len(self._stored) - len(self._kept())
+        wanted = None if count is None else count + hidden
         if not self._stored_is_all and (wanted is None or wanted > len(self._stored)):
             await self._read(wanted)
         return self._kept()
@@ -224,22 +233,46 @@ class AtomicTurn(Session):
         return self._stored[: numbers.index(cut)] if cut in numbers else self._stored
 
     async def _read(self, count: int | None) -> None:
-        recording = (await self._session._open()).keeps_records
+        engine = await self._session._open()
+        edit = self.edit if self.edit and not self.edit.is_decided else None
+        if edit and edit.turn is not None:
+            engine.check_records()
+        statement = queries.READ_RECORDED_TURN if engine.keeps_records else queries.READ_TURN
+        looked_for: dict[str, str | None] = {}
+        if edit and engine.keeps_records:
+            statement, looked_for = edits.READ_RESENT_TURN, edit.parameters()
         rows = await self._session._read(
-            queries.READ_RECORDED_TURN if recording else queries.READ_TURN,
-            limit=None if count is None else str(count),
+            statement, limit=None if count is None else str(count), **looked_for
         )
-        newest, _, read = rows[0]
+        newest, _, read, *_ = rows[0]
         updated_at, *latest = read.split("/") if read else [None]
         version = _Version(updated_at, newest)
         if self._version not in (None, version):
             raise self._conflict()
         self._version = version
-        self._stored = [(number, row) for number, row, _ in reversed(rows) if number is not None]
+        self._stored = [(number, row) for number, row, *_ in reversed(rows) if number is not None]
         self._stored_is_all = count is None or len(self._stored) < count
         self._latest = _Latest(*map(int, latest)) if latest else None
         if self.record.number is None:  # a later read may find this turn's own record
             self.record.number = self._number()
+        if edit and engine.keeps_records:
+            self._decide(edit, rows)
+
+    def _decide(self, edit: Edit, rows: list[tuple[Any, ...]]) -> None:
+        """Find out from what was read, newest first, whether this turn replaces others."""
+        *_, reach, _, cut, turns = rows[0]
+        self._stored_is_all = reach is None or len(self._stored) < reach
+        stored = [
+            Stored(number, item, last_item)
+            for number, row, _, _, last_item, *_ in reversed(rows)
+            if number is not None
+            for item in decode([row])
+        ]
+        edit.decide(stored, is_all=self._stored_is_all, cut=cut, turns=turns)
+        if edit.cut is not None:
+            self.replace(edit.cut)
+        if edit.number is not None:
+            self.record.number = edit.number
 
     def _number(self, before: int | None = None) -> int | None:
         """The number of a turn behind all that is stored, or in the place of what is from there."""

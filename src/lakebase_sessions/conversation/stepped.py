@@ -16,7 +16,8 @@ class SteppedTurn(AtomicTurn):
     """What a run without `atomic` reads and adds to.
 
     Each step is stored, with the turn's record, when the run adds it, and whoever writes beside
-    it is no conflict. A turn in the place of others (`replace`) is held back like an atomic one.
+    it is no conflict. A turn in the place of others (`replace`), or one whose number the client
+    says, is held back like an atomic one: of two at once only one may be stored.
     """
 
     async def add_items(self, items: list[TResponseInputItem]) -> None:
@@ -25,7 +26,7 @@ class SteppedTurn(AtomicTurn):
         Raises:
             InvalidItems: An item is not JSON; none was added.
         """
-        if self._cut is not None:
+        if self._is_held_back:
             await super().add_items(items)
             return
         self._check_open()
@@ -43,7 +44,7 @@ class SteppedTurn(AtomicTurn):
 
     async def pop_item(self) -> TResponseInputItem | None:
         """Remove and return the latest item, or None, in one round trip."""
-        if self._cut is not None:
+        if self._is_held_back:
             return await super().pop_item()
         self._check_open()
         self._forget()
@@ -51,12 +52,16 @@ class SteppedTurn(AtomicTurn):
 
     async def clear_session(self) -> None:
         """Delete the conversation, in one round trip."""
-        if self._cut is not None:
+        if self._is_held_back:
             await super().clear_session()
             return
         self._check_open()
         self._forget()
         await self._session.clear_session()
+
+    @property
+    def _is_held_back(self) -> bool:
+        return self._cut is not None or (self.edit is not None and self.edit.turn is not None)
 
     def _forget(self) -> None:
         """What was read is not what is there any more."""

@@ -23,7 +23,7 @@ _ITS_BRANCHES_TOO = """item AS (
     WHERE branch.session_id = %(session_id)s
 )"""
 
-_BEGUN = r""", known AS (
+BEGUN = r""", known AS (
     SELECT item.*, record.*, coalesce(max(record.last_item) OVER so_far >= item.id, false)
         AS recorded
     FROM item LEFT JOIN LATERAL (
@@ -60,7 +60,7 @@ _HEAD_LENGTH = 2000
 """Characters of an item that a preview is taken from; an item may be an image."""
 
 TURNS = f"""
-WITH {_CONVERSATION}{_BEGUN}, numbered AS (
+WITH {_CONVERSATION}{BEGUN}, numbered AS (
     SELECT *, row_number() OVER behind AS at,
         lead(message_data) OVER behind AS second, lead(message_data, 2) OVER behind AS third
     FROM begun
@@ -86,7 +86,7 @@ ORDER BY at
 """
 """Oldest first. A limit of NULL is all."""
 
-_TURN = f"""{_CONVERSATION}{_BEGUN}, turn AS (
+_TURN = f"""{_CONVERSATION}{BEGUN}, turn AS (
     SELECT id, created_at, response_id, row_number() OVER (ORDER BY created_at, id) AS number
     FROM begun
     WHERE begins
@@ -191,7 +191,7 @@ _HUNG = """hung AS MATERIALIZED (
 conversation. Behind an item that is nowhere any more it hangs at the one before that."""
 
 BRANCHES = f"""
-WITH {_HUNG}, {_ITS_BRANCHES_TOO}{_BEGUN}, numbered AS (
+WITH {_HUNG}, {_ITS_BRANCHES_TOO}{BEGUN}, numbered AS (
     SELECT holder, id, begins, left(message_data, {_HEAD_LENGTH}) AS head,
         row_number() OVER so_far AS at,
         count(*) FILTER (WHERE begins) OVER so_far AS turns

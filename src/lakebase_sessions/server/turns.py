@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -19,6 +18,7 @@ from mlflow.types.responses import (
     ResponsesAgentStreamEvent,
 )
 
+from lakebase_sessions.conversation.edits import Edit, OnEdit
 from lakebase_sessions.conversation.history import merge
 from lakebase_sessions.errors import InvalidUser, LakebaseSessionsError
 from lakebase_sessions.factory import session_for
@@ -46,12 +46,18 @@ async def invoke_turn(
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
     atomic: bool = False,
+    on_edit: OnEdit = "rewind",
     **run_kwargs: Any,
 ) -> ResponsesAgentResponse:
     """Run one turn of the request's conversation, for MLflow's `@invoke`.
 
     The session is the request's (`session_for`); what a client resends of the history is not
-    stored twice (`merge_history`); the session id comes back in `custom_outputs`.
+    stored twice (`merge_history`). Where it resends the conversation from its beginning and
+    without its latest turns, because the user edited a question or asked it again, this turn takes
+    their place, and they become a branch (`LakebaseSession.branches`). A client may say so itself:
+    `custom_inputs["turn"] = n` makes this turn n, whatever is stored of it and after it.
+
+    `custom_outputs` have the `session_id`, the number of the `turn` and its `response_id`.
 
     Args:
         agent: The agent to run.
@@ -60,11 +66,18 @@ async def invoke_turn(
             raises reaches the client with its own status, in a stream too.
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
-        atomic: Store the turn whole, at its end, or not at all (`LakebaseSession.turn`).
+        atomic: Store the turn whole, at its end, or not at all (`LakebaseSession.turn`). A turn in
+            the place of others, or with a number, is stored like that anyway.
+        on_edit: What an edit does: `"rewind"` puts the turn in the place of what it leaves,
+            `"fork"` puts it into a copy of what was before it, whose id is in `custom_outputs`;
+            with `"append"` nothing is taken for an edit, and `custom_inputs["turn"]` is ignored.
         **run_kwargs: Passed to `Runner.run`: `context`, `max_turns`, `hooks`, `run_config`, …
 
     Raises:
-        ConversationConflict: Of an atomic turn, when somebody else wrote meanwhile.
+        ConversationConflict: Of an atomic turn or an edit, when somebody else wrote meanwhile.
+        InvalidTurn: `custom_inputs["turn"]` is not a whole number from 1.
+        TurnNotFound: The conversation has no such turn, and it is not the next.
+        TablesMissing: There is a `custom_inputs["turn"]`, and no tables of turns.
         LakebaseSessionsError: The class says why; `add_error_handlers` makes HTTP of it.
 
     Example:
@@ -72,7 +85,7 @@ async def invoke_turn(
         ... async def handle(request: ResponsesAgentRequest) -> ResponsesAgentResponse:
         ...     return await invoke_turn(agent, request)
     """
-    turn = _Turn(request, user, lakebase, history_limit, run_kwargs)
+    turn = _Turn(request, user, lakebase, history_limit, run_kwargs, on_edit=on_edit)
     async with turn.conversation(atomic=atomic) as session:
         result = await Runner.run(agent, turn.items, session=session, **turn.run_kwargs)
     return ResponsesAgentResponse(
@@ -88,14 +101,16 @@ async def stream_turn(
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
     atomic: bool = False,
+    on_edit: OnEdit = "rewind",
     **run_kwargs: Any,
 ) -> AsyncGenerator[ResponsesAgentStreamEvent, None]:
     """Run one turn of the request's conversation as a stream, for MLflow's `@stream`.
 
     The events are those of one OpenAI response, whatever the number of model calls and tool
     steps: `response.created`, the items with their deltas, `response.completed`. An item has one
-    id from `added` to `done`; tool calls and their outputs are items. `session_id` is in the
-    `custom_outputs` of the first event, of every `response.output_item.done` and of the last.
+    id from `added` to `done`; tool calls and their outputs are items. `session_id`, `turn` and
+    `response_id` are in the `custom_outputs` of the first event, of every
+    `response.output_item.done` and of the last. Edits are recognised as by `invoke_turn`.
 
     An error of this package ends the stream with an `error` event that has its code. Where a
     client goes away, the run is cancelled and has settled before this generator ends.
@@ -107,6 +122,7 @@ async def stream_turn(
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
         atomic: Store the turn whole, at its end, or not at all.
+        on_edit: What an edit does: `"rewind"`, `"fork"` or `"append"`.
         **run_kwargs: Passed to `Runner.run_streamed`.
 
     Example:
@@ -116,10 +132,10 @@ async def stream_turn(
         ...         yield event
     """
     try:
-        turn = _Turn(request, user, lakebase, history_limit, run_kwargs)
+        turn = _Turn(request, user, lakebase, history_limit, run_kwargs, on_edit=on_edit)
         async with turn.conversation(atomic=atomic) as session:
             result = Runner.run_streamed(agent, turn.items, session=session, **turn.run_kwargs)
-            events = as_one_response(result, turn.custom_outputs)
+            events = as_one_response(result, turn.response_id, lambda: turn.custom_outputs)
             try:
                 async for event in events:
                     if event.type == "response.completed":
@@ -171,6 +187,8 @@ class _Turn:
         lakebase: Lakebase | None,
         history_limit: int | None,
         run_kwargs: dict[str, Any],
+        *,
+        on_edit: OnEdit,
     ) -> None:
         self.session = session_for(
             request,
@@ -179,17 +197,45 @@ class _Turn:
             history_limit=history_limit,
         )
         self.items: list[Any] = [item.model_dump(exclude_none=True) for item in request.input]
-        merging = partial(merge, session_id=self.session.session_id)
-        self.run_kwargs = run_kwargs | {
-            "run_config": _merging(run_kwargs.get("run_config"), merging)
-        }
-        self.custom_outputs = {"session_id": self.session.session_id}
+        config = run_kwargs.get("run_config")
+        self.run_kwargs = run_kwargs | {"run_config": _merging(config, self._merge)}
+        self._edit = Edit.of(
+            self.items,
+            (request.custom_inputs or {}).get("turn"),
+            on_edit,
+            compared=not _merges_itself(config),
+        )
         if mlflow.get_current_active_span() is not None:
             mlflow.update_current_trace(metadata={"mlflow.trace.session": self.session.session_id})
 
     def conversation(self, *, atomic: bool) -> AtomicTurn:
         """What the run reads and adds to; at the end of the block it is stored."""
-        return self.session.turn() if atomic else self.session.stepped_turn()
+        turn = self.session.turn() if atomic else self.session.stepped_turn()
+        turn.edit = self._edit
+        self._in = turn
+        return turn
+
+    @property
+    def response_id(self) -> str:
+        return self._in.record.response_id
+
+    @property
+    def custom_outputs(self) -> dict[str, Any]:
+        """What is known by now for the client."""
+        record = self._in.record
+        outputs = {"session_id": self._in.destination, "response_id": record.response_id}
+        return outputs if record.number is None else outputs | {"turn": record.number}
+
+    def _merge(self, history: list[Any], new_items: list[Any]) -> list[Any]:
+        parted = self._edit.parted if self._edit else None
+        return merge(history, new_items, self.session.session_id, parted)
+
+
+def _merges_itself(config: RunConfig | dict[str, Any] | None) -> bool:
+    """Whether the caller says how history and input are merged."""
+    if isinstance(config, dict):
+        return "session_input_callback" in config
+    return config is not None and config.session_input_callback is not None
 
 
 def _merging(
