@@ -100,6 +100,7 @@ class AtomicTurn(Session):
         self._version: _Version | None = None
         self._latest: _Latest | None = None
         self._cut: int | None = None
+        self._fork: Conversation | None = None
 
     async def __aenter__(self) -> Self:
         if self._state is not _State.NEW:
@@ -169,7 +170,7 @@ class AtomicTurn(Session):
     @property
     def destination(self) -> str:
         """The id of the conversation that this turn will be in."""
-        return self.session_id
+        return self._fork.session_id if self._fork else self.session_id
 
     @property
     def stored(self) -> list[tuple[int, TResponseInputItem]]:

@@ -52,8 +52,8 @@ LEFT JOIN LATERAL (
 ) AS record ON true
 ORDER BY item.created_at DESC, item.id DESC
 """
-"""As READ_RECORDED_TURN, and with each item: how many were to be read (NULL is all), the last item of
-the turn whose record begins with it, the first item of turn number `turn`, and how many turns there
-are; the latter two only with a `turn`. All are read where one of the first rows has the words
-`opening`: a client may have resent them all. Else what turn number `turn` leaves and `limit` items
+"""As READ_RECORDED_TURN, and with each item: how many were to be read (NULL is all), the last item
+of the turn whose record begins with it, the first item of turn number `turn`, and how many turns
+there are; the latter two only with a `turn`. All are read where one of the first rows has the words
+`opening`: a client may have resent them all. Else what turn number `turn` leaves, and `limit` items
 before that."""
