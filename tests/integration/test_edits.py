@@ -275,7 +275,9 @@ def turns_of(items: list[Any]) -> list[tuple[str, list[Any]]]:
         if item.get("role") == "user":
             turns.append((item["content"], []))
         elif item.get("type") == "function_call":
-            turns[-1][1].append(ResponseFunctionToolCall(**item))
+            # In what was recorded ids come twice.
+            own_id = f"{item['call_id']}_{len(turns)}_{len(turns[-1][1])}"
+            turns[-1][1].append(ResponseFunctionToolCall(**item | {"call_id": own_id}))
         elif item.get("role") == "assistant":
             turns[-1][1].append(offline_model._message(text_of(item)))
     for _, answers in turns:
@@ -295,7 +297,7 @@ def tools_of(items: list[Any]) -> list[Any]:
     }
 
     async def replayed(context: Any, _arguments: str) -> Any:
-        return outputs[context.tool_call_id]
+        return outputs[context.tool_call_id.rsplit("_", 2)[0]]
 
     names = {item["name"] for item in items if item.get("type") == "function_call"}
     schema: dict[str, Any] = {"type": "object", "properties": {}}
@@ -591,6 +593,7 @@ async def test_without_the_tables_of_turns(
 # --- beside upstream's class, and on the wire ---------------------------------------------------
 
 
+@pytest.mark.upstream_logs
 async def test_rows_are_upstreams(page: Page, upstream: AsyncDatabricksSession) -> None:
     """What it has stored is edited, and it reads and writes what an edit has stored."""
     for question in range(3):
@@ -648,3 +651,41 @@ async def test_append_leaves_everything_before_it(page: Page) -> None:
     await page.ask("Edited", turn=2)
     assert (await page.session.get_items())[:4] == before
     assert page.outputs["turn"] == 3
+
+
+@pytest.mark.parametrize("says_turn", [False, True], ids=["by content", "by number"])
+async def test_fork_puts_the_edit_into_a_conversation_of_its_own(
+    page: Page, says_turn: bool
+) -> None:
+    page._options["on_edit"] = "fork"
+    for question in range(3):
+        page.model.script.append(calls_get_weather())
+        await page.ask(f"Question {question}")
+    assert page.outputs["session_id"] == "s"
+    before: list[Any] = [*await page.session.get_items()]
+    page.forget(2)
+    await page.ask("Edited", **({"turn": 2} if says_turn else {}))
+    assert page.outputs["session_id"] != "s"
+    assert page.outputs["turn"] == 2
+    assert await page.session.get_items() == before
+    assert await page.session.branches() == []
+    page.session = page.session._sibling(page.outputs["session_id"])
+    await page.check()
+    _, edited = await page.session.turns()
+    assert edited.response_id == page.outputs["response_id"]
+    await page.ask("And now?")
+    await page.check()
+    assert page.outputs["session_id"] == page.session.session_id
+
+
+async def test_a_run_that_fails_leaves_no_fork(page: Page, lakebase: Lakebase) -> None:
+    page._options["on_edit"] = "fork"
+    for question in range(2):
+        await page.ask(f"Question {question}")
+    page.forget(2)
+    page.model.fails = True
+    with pytest.raises(RuntimeError, match="The model fails"):
+        await page.ask("Edited")
+    async with page.session.engine.connect() as connection:
+        found = await connection.exec_driver_sql("SELECT count(*) FROM agent_sessions")
+        assert found.scalar() == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple, Protocol, Self
@@ -13,8 +14,15 @@ from lakebase_sessions.conversation.edits import Edit, Stored
 from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
 from lakebase_sessions.conversation.records import TurnRecord, count_turns
+from lakebase_sessions.conversation.session_id import new_session_id
 from lakebase_sessions.conversation.soundness import RefusedItem, refused_for_good
-from lakebase_sessions.errors import ConversationConflict, TurnNotOpen
+from lakebase_sessions.errors import (
+    ConversationConflict,
+    ConversationNotFound,
+    LakebaseSessionsError,
+    TurnNotFound,
+    TurnNotOpen,
+)
 from lakebase_sessions.postgres import edits, queries
 
 if TYPE_CHECKING:
@@ -69,6 +77,13 @@ class Conversation(Protocol):
 
     async def clear_session(self) -> None:
         """As of `LakebaseSession`."""
+
+    async def fork(
+        self, session_id: object = None, *, before_turn: int | None = None
+    ) -> Conversation:
+        """As of `LakebaseSession`."""
+
+    def _sibling(self, session_id: str) -> Conversation: ...
 
 
 class AtomicTurn(Session):
@@ -221,7 +236,9 @@ class AtomicTurn(Session):
         """At least the latest `count` stored rows that were not popped, if there are so many."""
         hidden = len(self._stored) - len(self._kept())
         wanted = None if count is None else count + hidden
-        if not self._stored_is_all and (wanted is None or wanted > len(self._stored)):
+        undecided = self.edit is not None and not self.edit.is_decided
+        more = wanted is None or wanted > len(self._stored)
+        if not self._stored_is_all and (more or undecided):
             await self._read(wanted)
         return self._kept()
 
@@ -272,6 +289,8 @@ class AtomicTurn(Session):
         edit.decide(stored, is_all=self._stored_is_all, cut=cut, turns=turns)
         if edit.cut is not None:
             self.replace(edit.cut)
+            if edit.forks:
+                self._fork = self._session._sibling(new_session_id())
         if edit.number is not None:
             self.record.number = edit.number
 
@@ -297,6 +316,9 @@ class AtomicTurn(Session):
         if self._version is None:  # what was there did not matter
             await self._session._add(self._added)
             return
+        if self._fork:
+            await self._store_in(self._fork)
+            return
         updated_at, newest = self._version
         statement, recorded = await self._statement()
         stored = await self._session._write(
@@ -310,6 +332,25 @@ class AtomicTurn(Session):
         )
         if not stored:
             raise self._conflict()
+
+    async def _store_in(self, fork: Conversation) -> None:
+        """Into a copy of what stands before this turn; whoever wrote behind that is no conflict."""
+        try:
+            await self._session.fork(fork.session_id, before_turn=self.record.number)
+        except (ConversationNotFound, TurnNotFound) as error:
+            raise self._conflict() from error
+        try:
+            await fork._write(
+                queries.ADD_RECORDED_ITEMS,
+                **self.record.parameters(),
+                items="\n".join(self._added),
+                count=str(len(self._added)),
+            )
+        except LakebaseSessionsError as error:
+            if not getattr(error, "outcome_unknown", False):
+                with suppress(LakebaseSessionsError):
+                    await fork.clear_session()
+            raise
 
     async def _statement(self) -> tuple[LiteralString, dict[str, str | None]]:
         """What stores the turn, and what it needs beside the items."""

@@ -105,7 +105,7 @@ class Parting:
     """The client's view ends behind so many stored items; 0 if it shares nothing with them."""
 
     from_beginning: bool
-    """Whether the view begins as what is stored does, up to and with words of the assistant."""
+    """Whether the view has words of the assistant that are stored, and begins as that does."""
 
     is_ambiguous: bool = False
     """Whether it may as well end elsewhere, because the assistant has said the same twice."""
@@ -254,13 +254,18 @@ def is_same(one: TResponseInputItem, other: TResponseInputItem) -> bool:
 
 
 def _begin_alike(stored: list[_Key], resent: list[_Key]) -> bool:
-    messages = ([key for key in keys if key[0] == "message"] for keys in (stored, resent))
-    for key, other in zip(*messages, strict=False):
-        if key != other:
-            return False
-        if _is_assistants(key):
-            return True
-    return False
+    """Whether `resent` begins with what was said up to the first answer.
+
+    Not with all of that: a first answer may have been lost, and a question that failed was asked
+    again.
+    """
+    words = {key for key in stored if _is_assistants(key)}
+    if not any(key in words for key in resent):
+        return False
+    said = [key for key in stored if key[0] == "message"]
+    first = next((key for key in resent if key[0] == "message"), None)
+    answer = next((at for at, key in enumerate(said) if _is_assistants(key)), 0)
+    return first in said[: answer or 1]
 
 
 def _is_assistants(key: _Key) -> bool:
