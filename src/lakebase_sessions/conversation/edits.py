@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from lakebase_sessions.conversation.history import Parting, is_same, parting, role_of
+from lakebase_sessions.conversation.history import Parting, parting, role_of
 from lakebase_sessions.conversation.records import is_users
 from lakebase_sessions.errors import InvalidTurn, TurnNotFound
 
@@ -52,9 +52,9 @@ def turn_starts(rows: Sequence[Stored]) -> list[int]:
 def replaced_from(rows: Sequence[Stored], sent: list[TResponseInputItem]) -> int | None:
     """The place from which `sent` replaces what is stored; None where it is no edit.
 
-    It is one where the conversation was resent from its beginning, with words of the assistant,
-    and a turn begins behind what the client shows of it, or is asked again. A client that missed an
-    answer, or shows no tool items, has missed no question.
+    It is one where the conversation was resent from its beginning, with words of the assistant, and
+    there is a question behind what the client shows of it. A client that missed an answer, or shows
+    no tool items, has missed no question.
 
     Args:
         rows: The whole conversation, oldest first.
@@ -63,14 +63,12 @@ def replaced_from(rows: Sequence[Stored], sent: list[TResponseInputItem]) -> int
     parted = parting([row.item for row in rows], sent)
     if not parted.from_beginning or parted.is_ambiguous:
         return None
-    starts = turn_starts(rows)
-    place = parted.stored
-    if place < len(rows) and is_same(rows[place].item, sent[-1]):
-        # Of several messages that were sent at once, the last one is where it goes on.
-        begun = max((start for start in starts if start <= place), default=place)
-        if all(is_users(row.item) for row in rows[begun:place]):
-            place = begun
-    return next((start for start in starts if start >= place), None)
+    places = range(parted.stored, len(rows))
+    asked = next((place for place in places if is_users(rows[place].item)), None)
+    if asked is None:
+        return None
+    # The turn may begin before it: other messages may have been sent with it.
+    return max((start for start in turn_starts(rows) if start <= asked), default=None)
 
 
 class Edit:

@@ -248,11 +248,6 @@ def _common_pasts(one: list[_Key], other: list[_Key]) -> list[int]:
     return [0, *reversed(same[len(one) + 1 :])]
 
 
-def is_same(one: TResponseInputItem, other: TResponseInputItem) -> bool:
-    """Whether two items have the same content."""
-    return _key(one) == _key(other)
-
-
 def _begin_alike(stored: list[_Key], resent: list[_Key]) -> bool:
     """Whether `resent` begins with what was said up to the first answer.
 

@@ -45,17 +45,14 @@ def rows(stored: Items) -> list[Stored]:
 
 
 def true_cut(world: World, turn: Turn) -> Cut:
-    """The oracle: the first turn behind all that the client still shows."""
+    """The oracle: the turn of the first question behind all that the client still shows."""
     shown = {said.number for said in turn.shown}
-    starts = turn_starts(rows(world.stored))
-    if turn.shown[-1] in world.stored:  # to be answered again, with what was sent together with it
-        last = world.stored.index(turn.shown[-1])
-        begun = max((start for start in starts if start <= last), default=last)
-        together = world.stored[begun:last]
-        alone = any(said.kind != "user" for said in together)
-        shown -= {said.number for said in (() if alone else together)} | {turn.shown[-1].number}
+    if turn.shown[-1] in world.stored:
+        shown.remove(turn.shown[-1].number)  # to be answered again
     ends = max((at + 1 for at, said in enumerate(world.stored) if said.number in shown), default=0)
-    return next((start for start in starts if start >= ends), None)
+    asked = [at for at, said in enumerate(world.stored) if at >= ends and said.kind == "user"]
+    starts = turn_starts(rows(world.stored))
+    return max(start for start in starts if start <= asked[0]) if asked else None
 
 
 def explore(clients: Iterable[Client]) -> dict[Look, dict[tuple[bool, Cut], int]]:
@@ -138,6 +135,8 @@ U1, A1, U2, A2 = (
         ([U1, A1, U2, A2], [U1, A1, U2, A2, said("user", "3")], None),
         ([U1, A1, U2, A2], [U1, A1, U2, said("user", "3")], None),
         ([U1, A1, U2, A2], [U1, A1, U2, said("assistant", "2"), said("user", "3")], None),
+        ([U1, A1, U2, said("user", "3"), A2], [U1, A1, U2, said("user", "3'")], 2),
+        ([U1, A1, A2], [U1, A1, said("user", "2")], None),
         ([U1, A1, U2, A2], [U1], None),
         ([U1, A1, U2, A2], [A1, said("user", "2'")], None),
         ([U1, A1, U2, A2], [U1, said("user", "2'")], None),
