@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from lakebase_sessions.conversation.history import Parting, parting, role_of
@@ -102,7 +102,7 @@ class Edit:
 
         Args:
             sent: What the client sends.
-            turn: What stands in `custom_inputs["turn"]`.
+            turn: Which turn the client says this is.
             on_edit: What becomes of the turns it replaces.
             compared: Whether content is to decide where `turn` does not.
 
@@ -158,6 +158,16 @@ class Edit:
             if self.cut is not None:
                 kept = kept[: [row.id for row in rows].index(self.cut)]
             self.parted = parting(kept, self._sent)
+
+
+def named_turn(custom_inputs: Mapping[str, Any] | None) -> object:
+    """The turn that a request names.
+
+    None where a client sends back the `custom_outputs` of the answer before, as they are: their
+    `turn` is the one that is over, and to replace it is not what that client means.
+    """
+    inputs = custom_inputs or {}
+    return None if "response_id" in inputs else inputs.get("turn")
 
 
 def checked_turn(value: object) -> int | None:

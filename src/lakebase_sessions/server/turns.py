@@ -18,7 +18,7 @@ from mlflow.types.responses import (
     ResponsesAgentStreamEvent,
 )
 
-from lakebase_sessions.conversation.edits import Edit, OnEdit
+from lakebase_sessions.conversation.edits import Edit, OnEdit, named_turn
 from lakebase_sessions.conversation.history import merge
 from lakebase_sessions.errors import InvalidUser, LakebaseSessionsError
 from lakebase_sessions.factory import session_for
@@ -201,7 +201,7 @@ class _Turn:
         self.run_kwargs = run_kwargs | {"run_config": _merging(config, self._merge)}
         self._edit = Edit.of(
             self.items,
-            (request.custom_inputs or {}).get("turn"),
+            named_turn(request.custom_inputs),
             on_edit,
             compared=not _merges_itself(config),
         )

@@ -150,7 +150,8 @@ def test_places(stored: list[Any], sent: list[Any], place: Cut) -> None:
 
 
 def test_turns_begin_at_records_and_else_at_users_words() -> None:
-    system, call = said("system", "Be kind."), {"type": "function_call", "call_id": "c"}
+    system = said("system", "Be kind.")
+    call: Any = {"type": "function_call", "call_id": "c"}
     stored = [
         Stored(1, U1),
         Stored(2, U1),
