@@ -178,14 +178,15 @@ class Page:
         )
         if not self._stream:
             response = await invoke_turn(self._agent, request, **self._options)
-            self.outputs = response.custom_outputs
+            self.outputs = response.custom_outputs or {}
             return [item.model_dump() for item in response.output]
-        async for event in stream_turn(self._agent, request, **self._options):
-            if event.type == "error":
-                raise Told(event.code)
-        self.outputs = event.custom_outputs
-        assert event.response["id"] == self.outputs["response_id"]
-        return list(event.response["output"])
+        last: Any = None
+        async for last in stream_turn(self._agent, request, **self._options):
+            if last.type == "error":
+                raise Told(last.code)
+        self.outputs = last.custom_outputs
+        assert last.response["id"] == self.outputs["response_id"]
+        return list(last.response["output"])
 
     def forget(self, turn: int) -> str:
         """The user's message of a turn, which is shown no more, nor is what is behind it."""
@@ -277,7 +278,7 @@ def turns_of(items: list[Any]) -> list[tuple[str, list[Any]]]:
         elif item.get("type") == "function_call":
             # In what was recorded ids come twice.
             own_id = f"{item['call_id']}_{len(turns)}_{len(turns[-1][1])}"
-            turns[-1][1].append(ResponseFunctionToolCall(**item | {"call_id": own_id}))
+            turns[-1][1].append(ResponseFunctionToolCall(**item | {"id": "fc", "call_id": own_id}))
         elif item.get("role") == "assistant":
             turns[-1][1].append(offline_model._message(text_of(item)))
     for _, answers in turns:
@@ -648,6 +649,11 @@ async def test_an_edited_turn_is_two_round_trips(
             costs.append(proxy.round_trips - before)
             assert messages(await page.session.get_items()) == page.view
         assert costs == [2, 2, 2, 2, 2 if atomic else 4]  # the last one is none
+        page._options["on_edit"] = "fork"
+        page.forget(2)
+        before = proxy.round_trips
+        await page.ask("Edited")
+        assert proxy.round_trips - before == 3
 
 
 async def test_append_leaves_everything_before_it(page: Page) -> None:

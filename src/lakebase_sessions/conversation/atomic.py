@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple, Protocol, Self
 from agents.memory import Session
 from agents.memory.session_settings import resolve_session_limit
 
-from lakebase_sessions.conversation.edits import Edit, Stored
 from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
 from lakebase_sessions.conversation.records import TurnRecord, count_turns
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from agents.items import TResponseInputItem
     from agents.memory.session_settings import SessionSettings
 
+    from lakebase_sessions.conversation.edits import Edit
     from lakebase_sessions.postgres.engine import LoopEngine
 
 
@@ -280,12 +280,7 @@ class AtomicTurn(Session):
         """Find out from what was read, newest first, whether this turn replaces others."""
         *_, reach, _, cut, turns = rows[0]
         self._stored_is_all = reach is None or len(self._stored) < reach
-        stored = [
-            Stored(number, item, last_item)
-            for number, row, _, _, last_item, *_ in reversed(rows)
-            if number is not None
-            for item in decode([row])
-        ]
+        stored = [(row[0], row[1], row[4]) for row in reversed(rows) if row[0] is not None]
         edit.decide(stored, is_all=self._stored_is_all, cut=cut, turns=turns)
         if edit.cut is not None:
             self.replace(edit.cut)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from lakebase_sessions.conversation.history import Parting, parting, role_of
+from lakebase_sessions.conversation.items import decode
 from lakebase_sessions.conversation.records import is_users
 from lakebase_sessions.errors import InvalidTurn, TurnNotFound
 
@@ -30,6 +31,17 @@ class Stored(NamedTuple):
     """The id of the last item of the turn whose record begins with this one."""
 
 
+def stored_items(rows: list[tuple[int, str, int | None]]) -> list[Stored]:
+    """The items of rows (id, text, `last_item`); one that is no JSON is passed over."""
+    items = decode([text for _, text, _ in rows])
+    if len(items) < len(rows):
+        rows = [row for row in rows if decode([row[1]])]
+    return [
+        Stored(number, item, last_item)
+        for (number, _, last_item), item in zip(rows, items, strict=True)
+    ]
+
+
 def turn_starts(rows: Sequence[Stored]) -> list[int]:
     """The places where turns begin, as `session.turns()` has it.
 
@@ -49,8 +61,8 @@ def turn_starts(rows: Sequence[Stored]) -> list[int]:
     return found
 
 
-def replaced_from(rows: Sequence[Stored], sent: list[TResponseInputItem]) -> int | None:
-    """The place from which `sent` replaces what is stored; None where it is no edit.
+def replaced_from(rows: Sequence[Stored], parted: Parting) -> int | None:
+    """The place from which what a client sent replaces what is stored; None if it is no edit.
 
     It is one where the conversation was resent from its beginning, with words of the assistant, and
     there is a question behind what the client shows of it. A client that missed an answer, or shows
@@ -58,9 +70,8 @@ def replaced_from(rows: Sequence[Stored], sent: list[TResponseInputItem]) -> int
 
     Args:
         rows: The whole conversation, oldest first.
-        sent: What a client sent.
+        parted: Where what the client sent leaves it.
     """
-    parted = parting([row.item for row in rows], sent)
     if not parted.from_beginning or parted.is_ambiguous:
         return None
     places = range(parted.stored, len(rows))
@@ -126,11 +137,18 @@ class Edit:
             "turn": None if self.turn is None else str(self.turn),
         }
 
-    def decide(self, rows: list[Stored], *, is_all: bool, cut: int | None, turns: int) -> None:
+    def decide(
+        self,
+        rows: list[tuple[int, str, int | None]],
+        *,
+        is_all: bool,
+        cut: int | None,
+        turns: int,
+    ) -> None:
         """Find out, once.
 
         Args:
-            rows: What was read, oldest first.
+            rows: What was read, oldest first: as `stored_items` takes it.
             is_all: Whether that is the whole conversation.
             cut: The id of the first item of turn number `turn`.
             turns: How many turns there are, if `turn` is given.
@@ -148,16 +166,20 @@ class Edit:
                     "tells it."
                 )
             self.cut, self.number = cut, self.turn
-        elif is_all and self._sent is not None:
-            place = replaced_from(rows, self._sent)
-            if place is not None:
-                self.cut = rows[place].id
-                self.number = turn_starts(rows).index(place) + 1
-        if is_all and self._sent is not None:
-            kept = [row.item for row in rows]
-            if self.cut is not None:
-                kept = kept[: [row.id for row in rows].index(self.cut)]
-            self.parted = parting(kept, self._sent)
+        if self._sent is None or not is_all:
+            return
+        stored = stored_items(rows)
+        items = [row.item for row in stored]
+        if self.turn is not None:
+            place = next((at for at, row in enumerate(stored) if row.id == cut), len(stored))
+        else:
+            self.parted = parting(items, self._sent)
+            found = replaced_from(stored, self.parted)
+            if found is None:
+                return
+            place = found
+            self.cut, self.number = stored[place].id, turn_starts(stored).index(place) + 1
+        self.parted = parting(items[:place], self._sent)
 
 
 def named_turn(custom_inputs: Mapping[str, Any] | None) -> object:

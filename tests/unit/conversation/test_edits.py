@@ -29,6 +29,7 @@ from lakebase_sessions.conversation.edits import (
     replaced_from,
     turn_starts,
 )
+from lakebase_sessions.conversation.history import parting
 from lakebase_sessions.conversation.items import encode
 
 TURNS = 4
@@ -42,6 +43,10 @@ Cut = int | None
 
 def rows(stored: Items) -> list[Stored]:
     return [Stored(place, said.item()) for place, said in enumerate(stored)]
+
+
+def cut(stored: list[Stored], sent: list[Any]) -> Cut:
+    return replaced_from(stored, parting([row.item for row in stored], sent))
 
 
 def true_cut(world: World, turn: Turn) -> Cut:
@@ -67,12 +72,12 @@ def explore(clients: Iterable[Client]) -> dict[Look, dict[tuple[bool, Cut], int]
                     odd = so_far + turn.oddities
                     if odd > ODDITIES:
                         continue
-                    cut = true_cut(world, turn)
+                    right = true_cut(world, turn)
                     only_appends = turn.shown[: len(world.view)] == world.view
                     truths = found.setdefault(look(world.stored, turn.sent), {})
-                    truth = only_appends, cut
+                    truth = only_appends, right
                     truths[truth] = min(odd, truths.get(truth, odd))
-                    kept = World(world.stored[:cut], world.view)
+                    kept = World(world.stored[:right], world.view)
                     for ending in endings(kept, turn, client):
                         total = odd + ending.oddities
                         if total <= ODDITIES:
@@ -84,7 +89,7 @@ def explore(clients: Iterable[Client]) -> dict[Look, dict[tuple[bool, Cut], int]
 
 def likeliest(truths: dict[tuple[bool, Cut], int]) -> set[Cut]:
     fewest = min(truths.values())
-    return {cut for (_, cut), oddities in truths.items() if oddities == fewest}
+    return {right for (_, right), oddities in truths.items() if oddities == fewest}
 
 
 @pytest.mark.parametrize("repetitions", [False, True], ids=["", "words repeat"])
@@ -97,7 +102,7 @@ def test_every_conversation(tools: str, resends: str, repetitions: bool) -> None
     tally: Counter[str] = Counter()
     for seen, truths in explore(clients).items():
         sent = [said.item() for said in seen.sent]
-        found = replaced_from(rows(seen.stored), sent)
+        found = cut(rows(seen.stored), sent)
         right = likeliest(truths)
         verdict = "right" if found in right else "missed" if found is None else "wrong"
         tally[verdict + (", an edit" if found is not None else "")] += 1
@@ -146,7 +151,7 @@ U1, A1, U2, A2 = (
     ],
 )
 def test_places(stored: list[Any], sent: list[Any], place: Cut) -> None:
-    assert replaced_from([Stored(at, item) for at, item in enumerate(stored)], sent) == place
+    assert cut([Stored(at, item) for at, item in enumerate(stored)], sent) == place
 
 
 def test_turns_begin_at_records_and_else_at_users_words() -> None:
