@@ -335,6 +335,7 @@ async def test_every_turn_of_a_real_conversation(
         stream=bool(number % 2),
         atomic=bool(number // 2 % 2),
         tools=tools_of(conversation),
+        max_turns=50,
     )
     await drive(page, conversation)
     for turn in range(len(turns_of(conversation)), 0, -1):
