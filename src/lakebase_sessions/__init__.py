@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from lakebase_sessions.conversation.session_id import get_session_id
     from lakebase_sessions.conversation.soundness import RefusedItem
     from lakebase_sessions.errors import (
+        ApprovalNotFound,
         ConfigurationError,
         ConversationConflict,
         DatabaseFailure,
+        InvalidApproval,
         InvalidItems,
         InvalidLimit,
         InvalidSessionId,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         LocalLakebaseError,
         MissingConfiguration,
         PermissionDenied,
+        StateUnreadable,
         TablesMissing,
         TargetNotFound,
         TurnNotOpen,
@@ -53,10 +56,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "ApprovalNotFound",
     "AtomicTurn",
     "ConfigurationError",
     "ConversationConflict",
     "DatabaseFailure",
+    "InvalidApproval",
     "InvalidItems",
     "InvalidLimit",
     "InvalidSessionId",
@@ -71,6 +76,7 @@ __all__ = [
     "MissingConfiguration",
     "PermissionDenied",
     "RefusedItem",
+    "StateUnreadable",
     "TablesMissing",
     "TargetNotFound",
     "TurnNotOpen",

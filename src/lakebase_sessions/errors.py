@@ -10,6 +10,7 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── InvalidUser              ValueError               400  invalid_user
     ├── InvalidItems             TypeError, ValueError    400  invalid_items
     ├── InvalidLimit             ValueError               400  invalid_limit
+    ├── InvalidApproval          ValueError               400  invalid_approval
     ├── TargetNotFound           LookupError, ValueError  500  target_not_found
     ├── PermissionDenied         PermissionError          403  permission_denied
     ├── TablesMissing            LookupError              500  tables_missing
@@ -17,6 +18,8 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     │   └── LakebaseTimeout      TimeoutError             503  lakebase_timeout
     ├── DatabaseFailure          RuntimeError             500  database_failure
     ├── ConversationConflict     RuntimeError             409  conversation_conflict
+    ├── ApprovalNotFound         LookupError              409  approval_not_found
+    ├── StateUnreadable          RuntimeError             409  state_unreadable
     ├── TurnNotOpen              RuntimeError             500  turn_not_open
     ├── LakebaseNotOpen          RuntimeError             503  lakebase_not_open
     └── LocalLakebaseError       RuntimeError             500  local_lakebase
@@ -83,6 +86,13 @@ class InvalidLimit(LakebaseSessionsError, ValueError):
     http_status = 400
 
 
+class InvalidApproval(LakebaseSessionsError, ValueError):
+    """What a request holds as answers to approvals says neither yes nor no."""
+
+    code = "invalid_approval"
+    http_status = 400
+
+
 class TargetNotFound(LakebaseSessionsError, LookupError, ValueError):
     """No Lakebase, branch, endpoint or database goes by the configured name."""
 
@@ -142,6 +152,20 @@ class ConversationConflict(LakebaseSessionsError, RuntimeError):
     """Somebody else wrote to the conversation during an atomic turn; the turn was not stored."""
 
     code = "conversation_conflict"
+    http_status = 409
+
+
+class ApprovalNotFound(LakebaseSessionsError, LookupError):
+    """Nothing in this conversation waits for that answer, or not any more; no tool was run."""
+
+    code = "approval_not_found"
+    http_status = 409
+
+
+class StateUnreadable(LakebaseSessionsError, RuntimeError):
+    """The run that waits cannot be taken up by this agent or this version; it waits on."""
+
+    code = "state_unreadable"
     http_status = 409
 
 

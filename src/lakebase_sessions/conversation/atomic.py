@@ -14,9 +14,11 @@ from lakebase_sessions.conversation.items import checked_limit, decode, encode
 from lakebase_sessions.conversation.records import TurnRecord, count_turns
 from lakebase_sessions.conversation.soundness import RefusedItem, refused_for_good
 from lakebase_sessions.errors import ConversationConflict, TurnNotOpen
-from lakebase_sessions.postgres import queries
+from lakebase_sessions.postgres import approvals, queries
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agents.items import TResponseInputItem
     from agents.memory.session_settings import SessionSettings
 
@@ -97,6 +99,7 @@ class AtomicTurn(Session):
         self._version: _Version | None = None
         self._latest: _Latest | None = None
         self._cut: int | None = None
+        self._waits = False
 
     async def __aenter__(self) -> Self:
         if self._state is not _State.NEW:
@@ -112,7 +115,7 @@ class AtomicTurn(Session):
         _traceback: TracebackType | None,
     ) -> None:
         self._state = _State.OVER
-        if kind is None and (self._added or self._popped):
+        if kind is None and (self._added or self._popped or self._waits):
             await self._store()
 
     async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
@@ -180,6 +183,51 @@ class AtomicTurn(Session):
         self._check_open()
         self.record.number = self._number(before=from_item)
         self._cut = from_item
+
+    async def resume(self, answered: Iterable[str]) -> str | None:
+        """Take up the turn that waits for these answers, in the place of reading. One round trip.
+
+        What is added goes on with that turn, under its record. Nobody is given it a second time.
+
+        Args:
+            answered: Ids of its approvals, without commas; not necessarily all.
+
+        Returns:
+            The state that `wait` was given. None: no turn at the end of this conversation waits
+            for all of them.
+
+        Raises:
+            TablesMissing: Where there is no table of turns, none can wait.
+        """
+        self._check_open()
+        (await self._session._open()).check_records()
+        rows = await self._session._write(approvals.CLAIM, answered=",".join(answered))
+        if not rows:
+            return None
+        response_id, number, newest, state, updated_at = rows[0]
+        self.record = TurnRecord(response_id=response_id, number=number)
+        self._version = _Version(updated_at, newest)
+        return str(state)
+
+    async def release(self) -> None:
+        """Let the turn that `resume` took up wait on, as nothing of it was run. One round trip."""
+        self._check_open()
+        await self._session._write(approvals.RELEASE, response_id=self.record.response_id)
+
+    async def wait(self, state: str) -> None:
+        """End this turn waiting for approvals; stored at the end of the block.
+
+        Args:
+            state: What `resume` is to return: a JSON object with `approvals`, a list of objects
+                with an `id` each.
+
+        Raises:
+            TablesMissing: There is no table of turns to keep it in.
+        """
+        self._check_open()
+        (await self._session._open()).check_records()
+        self.record.status, self.record.state = "waiting", state
+        self._waits = True
 
     async def _repair(self, *, dry_run: bool) -> tuple[RefusedItem, ...]:
         """For `LakebaseSession.repair`."""
@@ -279,7 +327,8 @@ class AtomicTurn(Session):
 
     async def _statement(self) -> tuple[LiteralString, dict[str, str | None]]:
         """What stores the turn, and what it needs beside the items."""
-        if not self._added or not (await self._session._open()).keeps_records:
+        recording = (await self._session._open()).keeps_records
+        if not recording or not (self._added or self._waits):
             return queries.STORE_TURN, {}
         recorded = self.record.parameters()
         if self._cut is None:

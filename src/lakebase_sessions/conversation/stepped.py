@@ -29,9 +29,22 @@ class SteppedTurn(AtomicTurn):
             await super().add_items(items)
             return
         self._check_open()
-        encoded = encode(items)
-        if not encoded:
-            return
+        if encoded := encode(items):
+            await self._write(encoded)
+
+    async def wait(self, state: str) -> None:
+        """End this turn waiting for approvals, in one round trip.
+
+        Raises:
+            TablesMissing: There is no table of turns to keep it in.
+        """
+        await super().wait(state)
+        if self._cut is None:
+            await self._write([])
+            self._waits = False  # it is stored
+
+    async def _write(self, encoded: list[str]) -> None:
+        """Append items, and say in the turn's record what is known of it."""
         self._forget()
         recording = (await self._session._open()).keeps_records
         await self._session._write(

@@ -93,6 +93,8 @@ CREATE TABLE IF NOT EXISTS agent_turns (
 CREATE INDEX IF NOT EXISTS idx_agent_turns_session_item ON agent_turns (session_id, first_item);
 CREATE INDEX IF NOT EXISTS idx_agent_turns_branch
     ON agent_turns (branch_id) WHERE branch_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS idx_agent_turns_waiting
+    ON agent_turns (session_id) WHERE state IS NOT NULL;
 """
 """A turn's items are those of its conversation from `first_item` up to the next turn's: ids of
 `agent_messages`, or of `agent_branch_items` where `branch_id` says which. A run that stored nothing
