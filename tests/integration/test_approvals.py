@@ -5,32 +5,24 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from agents import Agent, HostedMCPTool, RunContextWrapper, function_tool, set_tracing_disabled
-from conftest import admin
+from agents import set_tracing_disabled
 from proxy import Proxy
 from refusing_model import RefusingModel
-from scripted_model import ScriptedModel, call, mcp_approval, message
+from scripted_model import ScriptedModel, call
+from till import DONE, PAY, Chat, Till, asked, kinds, response, stored, text, turns
 
 from lakebase_sessions import (
     ApprovalNotFound,
     ConversationConflict,
     InvalidApproval,
     Lakebase,
-    StateUnreadable,
-    TablesMissing,
-    invoke_turn,
-    stream_turn,
 )
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.testing import OfflineModel
-
-PAY: Any = [{"role": "user", "content": "Make the payment for Mia."}]
-DONE = "Paid Mia."
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,60 +31,6 @@ def _quiet() -> None:
 
     set_tracing_disabled(True)
     mlflow.tracing.disable()
-
-
-class Till:
-    """A tool that needs approval, and what it was asked to do."""
-
-    def __init__(self, needs: Any = True) -> None:
-        self.paid: list[str] = []
-
-        @function_tool(needs_approval=needs)
-        async def make_payment(to: str) -> str:
-            self.paid.append(to)
-            return f"Paid {to}."
-
-        self.tool = make_payment
-
-    def agent(self, model: Any = None, **options: Any) -> Agent[Any]:
-        return Agent(name="Till", model=model or RefusingModel(), tools=[self.tool], **options)
-
-
-@dataclasses.dataclass
-class Chat:
-    """A client of one conversation; each call is a request of its own."""
-
-    lakebase: Lakebase
-    streamed: bool
-    atomic: bool
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    async def __call__(
-        self, agent: Agent[Any], items: Any = (), *, user: str | None = None, **custom: Any
-    ) -> dict[str, Any]:
-        """The response, whichever way it comes; an error of a stream is raised as invoke does."""
-        from mlflow.types.responses import ResponsesAgentRequest
-
-        request = ResponsesAgentRequest(
-            input=list(items), custom_inputs={"session_id": "s", **custom}
-        )
-        options = {"lakebase": self.lakebase, "atomic": self.atomic, "user": user, **self.options}
-        if not self.streamed:
-            return dict((await invoke_turn(agent, request, **options)).model_dump())
-        events = [event.model_dump() async for event in stream_turn(agent, request, **options)]
-        last = events[-1]
-        if last["type"] == "error":
-            errors = (ApprovalNotFound, StateUnreadable, TablesMissing, ConversationConflict)
-            raise {error.code: error for error in (*errors, InvalidApproval)}[last["code"]](
-                last["message"]
-            )
-        assert last["type"] == "response.completed"
-        assert [event["sequence_number"] for event in events] == list(range(len(events)))
-        output = last["response"]["output"]
-        assert output == [
-            event["item"] for event in events if event["type"] == "response.output_item.done"
-        ]
-        return {"output": output, "custom_outputs": last["custom_outputs"]}
 
 
 @pytest.fixture(params=[False, True], ids=["invoke", "stream"])
@@ -108,39 +46,6 @@ def atomic(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def chat(lakebase: Lakebase, streamed: bool, atomic: bool) -> Chat:
     return Chat(lakebase, streamed, atomic)
-
-
-def kinds(answer: dict[str, Any]) -> list[str]:
-    return [item["type"] for item in answer["output"]]
-
-
-def asked(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(answer["custom_outputs"]["approvals"])
-
-
-def response(approval_id: str, approve: bool, reason: str | None = None) -> Any:
-    return {
-        "type": "mcp_approval_response",
-        "approval_request_id": approval_id,
-        "approve": approve,
-        "reason": reason,
-    }
-
-
-def text(answer: dict[str, Any]) -> str:
-    return str(answer["output"][-1]["content"][0]["text"])
-
-
-def turns(local: LocalLakebase, database: str) -> list[tuple[Any, ...]]:
-    with admin(local, database) as connection:
-        return connection.execute(
-            "SELECT number, status, state IS NOT NULL FROM agent_turns ORDER BY first_item"
-        ).fetchall()
-
-
-async def stored(lakebase: Lakebase) -> list[str]:
-    items = [dict(item) for item in await lakebase.session("s").get_items()]
-    return [str(item.get("role") or item["type"]) for item in items]
 
 
 async def test_a_turn_waits_and_goes_on(
@@ -398,252 +303,6 @@ async def test_no_answers_are_no_answer(lakebase: Lakebase, none: Any) -> None:
     chat = Chat(lakebase, streamed=False, atomic=False)
     answer = await chat(Till().agent(), [{"role": "user", "content": "Hi"}], approvals=none)
     assert text(answer) == "I see."
-
-
-SECRET = "not-for-the-table"
-
-
-class Client:
-    """What a handler gives its tools: neither JSON nor to be copied."""
-
-    def __init__(self) -> None:
-        self.token = SECRET
-        self.lock = threading.Lock()
-
-    def model_dump(self, **_options: Any) -> Any:
-        raise RuntimeError("not to be written")
-
-
-@dataclasses.dataclass
-class Held:
-    token: str
-    lock: Any
-
-
-@pytest.mark.parametrize(
-    "context",
-    [
-        Client(),
-        {"client": Client(), "token": SECRET},
-        {"token": SECRET},
-        Held(SECRET, threading.Lock()),
-    ],
-    ids=["object", "mapping", "token", "dataclass"],
-)
-async def test_the_context_is_not_stored(
-    chat: Chat, local: LocalLakebase, database: str, context: Any
-) -> None:
-    """The handler that answers makes its own; the tool gets that one."""
-    seen = []
-
-    @function_tool(needs_approval=True)
-    async def make_payment(wrapper: RunContextWrapper[Any], to: str) -> str:
-        seen.append(wrapper.context)
-        return f"Paid {to}."
-
-    agent = Agent(name="A", model=RefusingModel(), tools=[make_payment])
-    asking = dataclasses.replace(chat, options={"context": context})
-    [waits] = asked(await asking(agent, PAY))
-    with admin(local, database) as connection:
-        [(state,)] = connection.execute("SELECT state FROM agent_turns").fetchall()
-    assert SECRET not in state
-    mine = object()
-    answering = dataclasses.replace(chat, options={"context": mine})
-    assert text(await answering(agent, approvals={waits["id"]: True})) == DONE
-    assert seen == [mine]
-
-
-@pytest.mark.parametrize("broken", ["version", "agent", "shape"])
-async def test_a_state_that_cannot_be_read(
-    chat: Chat, local: LocalLakebase, database: str, broken: str
-) -> None:
-    """Who answers is told; it waits for a worker that can, or for a message, which declines it."""
-    till = Till()
-    [waits] = asked(await chat(till.agent(), PAY))
-    with admin(local, database) as connection:
-        [(state,)] = connection.execute("SELECT state FROM agent_turns").fetchall()
-        kept = json.loads(state)
-        if broken == "version":
-            kept["run"]["$schemaVersion"] = "99.0"
-        elif broken == "agent":
-            kept["run"]["current_agent"] = {"name": "Gone"}
-        else:
-            del kept["run"]
-        connection.execute("UPDATE agent_turns SET state = %s", [json.dumps(kept)])
-    for _ in range(2):
-        with pytest.raises(StateUnreadable, match="Nothing was run, and it waits on"):
-            await chat(till.agent(), approvals={waits["id"]: True})
-    assert turns(local, database) == [(1, "waiting", True)]
-    answer = await chat(till.agent(), [{"role": "user", "content": "Hi"}])
-    assert text(answer) == "I see."
-    assert turns(local, database) == [(1, "cancelled", False), (2, "completed", False)]
-
-    [waits] = asked(await chat(till.agent(), PAY))
-    with admin(local, database) as connection:
-        connection.execute("UPDATE agent_turns SET state = 'no JSON' WHERE state IS NOT NULL")
-    with pytest.raises(ApprovalNotFound):
-        await chat(till.agent(), approvals={waits["id"]: True})
-    assert till.paid == []
-
-
-async def test_without_tables_nothing_can_wait(
-    chat: Chat, lakebase: Lakebase, local: LocalLakebase, database: str
-) -> None:
-    """It says so at the end of the run, and the conversation goes on."""
-    await lakebase.session("s").add_items([{"role": "user", "content": "Hi"}])
-    with admin(local, database) as connection:
-        connection.execute("DROP TABLE agent_turns, agent_branch_items, agent_branches")
-    till = Till()
-    async with Lakebase(
-        "local", workspace_client=local.workspace_client(), database=database, create_tables=False
-    ) as without:
-        chat = dataclasses.replace(chat, lakebase=without)
-        with pytest.raises(TablesMissing, match="lakebase-sessions init"):
-            await chat(till.agent(), PAY)
-        with pytest.raises(TablesMissing, match="lakebase-sessions init"):
-            await chat(till.agent(), approvals={"approval_1": True})
-        assert till.paid == []
-        answer = await chat(till.agent(), [{"role": "user", "content": "Hello"}])
-        assert text(answer) == "I see."
-
-
-async def test_agents_that_were_handed_over_to(chat: Chat) -> None:
-    """The graph is that of the agent that the handler names."""
-    till = Till()
-    for _ in range(2):
-        cashier = Agent(
-            name="Cashier",
-            model=ScriptedModel([call("make_payment", '{"to": "Mia"}')], [message("Done.")]),
-            tools=[till.tool],
-        )
-        front = Agent(
-            name="Front",
-            model=ScriptedModel([call("transfer_to_cashier")]),
-            handoffs=[cashier],
-        )
-        first = await chat(front, PAY)
-        [waits] = asked(first)
-        assert first["output"][-1]["server_label"] == "Cashier"
-        cashier.model = RefusingModel()
-        assert text(await chat(front, approvals={waits["id"]: True})) == DONE
-    assert till.paid == ["Mia", "Mia"]
-
-
-async def test_an_agent_that_is_a_tool(chat: Chat, local: LocalLakebase, database: str) -> None:
-    """What it asks, its user's user is asked; two calls in it are answered one by one."""
-    till = Till()
-    context = {"token": SECRET, "lock": threading.Lock()}
-
-    def front() -> Agent[Any]:
-        calls = [call("make_payment", json.dumps({"to": to})) for to in ("Mia", "Noah")]
-        inner = Agent(name="Inner", model=ScriptedModel(calls), tools=[till.tool])
-        tool = inner.as_tool("ask_inner", "Asks it.")
-        return Agent(
-            name="Front", model=ScriptedModel([call("ask_inner", '{"input": "pay"}')]), tools=[tool]
-        )
-
-    def after() -> Agent[Any]:
-        inner = Agent(name="Inner", model=RefusingModel(), tools=[till.tool])
-        return Agent(
-            name="Front", model=RefusingModel(), tools=[inner.as_tool("ask_inner", "Asks it.")]
-        )
-
-    chat = dataclasses.replace(chat, options={"context": context})
-    mia, noah = asked(await chat(front(), PAY))
-    with admin(local, database) as connection:
-        [(state,)] = connection.execute("SELECT state FROM agent_turns").fetchall()
-    assert SECRET not in state
-    second = await chat(after(), approvals={mia["id"]: True})
-    assert asked(second) == [noah]
-    assert till.paid == ["Mia"]
-    third = await chat(after(), approvals={noah["id"]: True})
-    assert till.paid == ["Mia", "Noah"]
-    assert kinds(third)[-1] == "message"
-    assert turns(local, database) == [(1, "completed", False)]
-
-
-async def test_what_the_platform_asks(chat: Chat, lakebase: Lakebase) -> None:
-    """A hosted MCP server's request is an item of the model's: it and its answer are stored."""
-    tool = HostedMCPTool(
-        tool_config={
-            "type": "mcp",
-            "server_label": "s",
-            "server_url": "https://mcp.example",
-            "require_approval": "always",
-        }
-    )
-    request = mcp_approval()
-    first = await chat(Agent(name="A", model=ScriptedModel([request]), tools=[tool]), PAY)
-    assert kinds(first) == ["mcp_approval_request"]
-    [waits] = asked(first)
-    assert waits == {"id": request.id, "name": "n", "arguments": "{}"}
-    model = RefusingModel()
-    second = await chat(Agent(name="A", model=model, tools=[tool]), [response(request.id, True)])
-    assert kinds(second)[-1] == "message"
-    assert [item.get("role") or item["type"] for item in model.seen] == [
-        "user",
-        "mcp_approval_request",
-        "mcp_approval_response",
-    ]
-    assert await stored(lakebase) == [
-        "user",
-        "mcp_approval_request",
-        "mcp_approval_response",
-        "assistant",
-    ]
-
-
-async def test_a_model_that_thinks(chat: Chat) -> None:
-    """Reasoning stays with the call it led to."""
-    till = Till()
-    model = RefusingModel(thinks=True)
-    [waits] = asked(await chat(till.agent(model), PAY))
-    assert text(await chat(till.agent(model), approvals={waits["id"]: True})) == DONE
-    assert text(await chat(till.agent(model), [{"role": "user", "content": "Hi"}])) == "I see."
-    [waits] = asked(await chat(till.agent(model), PAY))
-    assert text(await chat(till.agent(model), [{"role": "user", "content": "Hi"}])) == "I see."
-
-
-async def test_a_worker_that_dies_with_the_answer(
-    chat: Chat, lakebase: Lakebase, local: LocalLakebase, database: str
-) -> None:
-    """Whether the tool ran is not known, so nobody gets it again; the conversation goes on."""
-    till = Till()
-    [waits] = asked(await chat(till.agent(), PAY))
-    async with lakebase.session("s").turn() as turn:
-        assert await turn.resume([waits["id"]]) is not None
-    assert turns(local, database) == [(1, "in_progress", True)]
-    with pytest.raises(ApprovalNotFound):
-        await chat(till.agent(), approvals={waits["id"]: True})
-    assert text(await chat(till.agent(), [{"role": "user", "content": "Hi"}])) == "I see."
-    assert turns(local, database) == [(1, "cancelled", False), (2, "completed", False)]
-    assert till.paid == []
-
-
-async def test_what_is_taken_out_waits_no_more(
-    lakebase: Lakebase, local: LocalLakebase, database: str
-) -> None:
-    till = Till()
-    chat = Chat(lakebase, streamed=False, atomic=True)
-    [waits] = asked(await chat(till.agent(), PAY))
-    async with lakebase.session("s").turn() as turn:
-        await turn.get_items()
-        turn.replace(turn.stored[0][0])
-        await turn.add_items([{"role": "user", "content": "Hi"}])
-    with pytest.raises(ApprovalNotFound):
-        await chat(till.agent(), approvals={waits["id"]: True})
-    assert turns(local, database) == [(1, "cancelled", False), (1, "completed", False)]
-
-
-async def test_a_resent_view_of_an_old_answer(chat: Chat) -> None:
-    """An answer that something was said behind is history."""
-    till = Till()
-    first = await chat(till.agent(), PAY)
-    [waits] = asked(first)
-    sent = [*PAY, *first["output"], response(waits["id"], True), *PAY]
-    [again] = asked(await chat(till.agent(), sent))
-    assert till.paid == []
-    assert again["id"] != waits["id"]
 
 
 @pytest.fixture
