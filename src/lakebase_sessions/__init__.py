@@ -11,17 +11,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lakebase_sessions.conversation.atomic import AtomicTurn
     from lakebase_sessions.conversation.history import merge_history
+    from lakebase_sessions.conversation.listing import Conversation, Page
     from lakebase_sessions.conversation.session import LakebaseSession
     from lakebase_sessions.conversation.session_id import get_session_id
     from lakebase_sessions.conversation.soundness import RefusedItem
+    from lakebase_sessions.conversation.store import SessionStore
+    from lakebase_sessions.conversation.turns import Branch, Turn, Usage
     from lakebase_sessions.errors import (
         ApprovalNotFound,
+        BranchNotFound,
         ConfigurationError,
         ConversationConflict,
+        ConversationExists,
+        ConversationNotFound,
         DatabaseFailure,
         InvalidApproval,
         InvalidItems,
         InvalidLimit,
+        InvalidMetadata,
+        InvalidQuery,
         InvalidSessionId,
         InvalidUser,
         LakebaseNotOpen,
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
         StateUnreadable,
         TablesMissing,
         TargetNotFound,
+        TurnNotFound,
         TurnNotOpen,
     )
     from lakebase_sessions.factory import default_lakebase, session_for
@@ -45,9 +54,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "conversation.atomic": ("AtomicTurn",),
     "conversation.history": ("merge_history",),
+    "conversation.listing": ("Conversation", "Page"),
     "conversation.session": ("LakebaseSession",),
     "conversation.session_id": ("get_session_id",),
     "conversation.soundness": ("RefusedItem",),
+    "conversation.store": ("SessionStore",),
+    "conversation.turns": ("Branch", "Turn", "Usage"),
     "factory": ("default_lakebase", "session_for"),
     "lakebase": ("Lakebase",),
     "server.http": ("add_error_handlers",),
@@ -58,12 +70,19 @@ _HOMES = {
 __all__ = [
     "ApprovalNotFound",
     "AtomicTurn",
+    "Branch",
+    "BranchNotFound",
     "ConfigurationError",
+    "Conversation",
     "ConversationConflict",
+    "ConversationExists",
+    "ConversationNotFound",
     "DatabaseFailure",
     "InvalidApproval",
     "InvalidItems",
     "InvalidLimit",
+    "InvalidMetadata",
+    "InvalidQuery",
     "InvalidSessionId",
     "InvalidUser",
     "Lakebase",
@@ -74,12 +93,17 @@ __all__ = [
     "LakebaseUnavailable",
     "LocalLakebaseError",
     "MissingConfiguration",
+    "Page",
     "PermissionDenied",
     "RefusedItem",
+    "SessionStore",
     "StateUnreadable",
     "TablesMissing",
     "TargetNotFound",
+    "Turn",
+    "TurnNotFound",
     "TurnNotOpen",
+    "Usage",
     "add_error_handlers",
     "current_user",
     "default_lakebase",

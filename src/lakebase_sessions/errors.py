@@ -11,6 +11,8 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── InvalidItems             TypeError, ValueError    400  invalid_items
     ├── InvalidLimit             ValueError               400  invalid_limit
     ├── InvalidApproval          ValueError               400  invalid_approval
+    ├── InvalidMetadata          ValueError               400  invalid_metadata
+    ├── InvalidQuery             ValueError               400  invalid_query
     ├── TargetNotFound           LookupError, ValueError  500  target_not_found
     ├── PermissionDenied         PermissionError          403  permission_denied
     ├── TablesMissing            LookupError              500  tables_missing
@@ -20,6 +22,10 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── ConversationConflict     RuntimeError             409  conversation_conflict
     ├── ApprovalNotFound         LookupError              409  approval_not_found
     ├── StateUnreadable          RuntimeError             409  state_unreadable
+    ├── ConversationExists       RuntimeError             409  conversation_exists
+    ├── ConversationNotFound     LookupError              404  conversation_not_found
+    ├── TurnNotFound             LookupError              404  turn_not_found
+    ├── BranchNotFound           LookupError              404  branch_not_found
     ├── TurnNotOpen              RuntimeError             500  turn_not_open
     ├── LakebaseNotOpen          RuntimeError             503  lakebase_not_open
     └── LocalLakebaseError       RuntimeError             500  local_lakebase
@@ -93,6 +99,20 @@ class InvalidApproval(LakebaseSessionsError, ValueError):
     http_status = 400
 
 
+class InvalidMetadata(LakebaseSessionsError, ValueError):
+    """A title or metadata cannot be stored, or go beyond their bounds."""
+
+    code = "invalid_metadata"
+    http_status = 400
+
+
+class InvalidQuery(LakebaseSessionsError, ValueError):
+    """What a listing was asked for makes no sense: an order, a bound, or where it goes on."""
+
+    code = "invalid_query"
+    http_status = 400
+
+
 class TargetNotFound(LakebaseSessionsError, LookupError, ValueError):
     """No Lakebase, branch, endpoint or database goes by the configured name."""
 
@@ -149,7 +169,7 @@ class DatabaseFailure(LakebaseSessionsError, RuntimeError):
 
 
 class ConversationConflict(LakebaseSessionsError, RuntimeError):
-    """Somebody else wrote to the conversation during an atomic turn; the turn was not stored."""
+    """Somebody else wrote to the conversation meanwhile; nothing was stored or changed."""
 
     code = "conversation_conflict"
     http_status = 409
@@ -167,6 +187,34 @@ class StateUnreadable(LakebaseSessionsError, RuntimeError):
 
     code = "state_unreadable"
     http_status = 409
+
+
+class ConversationExists(LakebaseSessionsError, RuntimeError):
+    """The id that a fork was to get is taken."""
+
+    code = "conversation_exists"
+    http_status = 409
+
+
+class ConversationNotFound(LakebaseSessionsError, LookupError):
+    """There is no conversation of this id."""
+
+    code = "conversation_not_found"
+    http_status = 404
+
+
+class TurnNotFound(LakebaseSessionsError, LookupError):
+    """The conversation has no such turn."""
+
+    code = "turn_not_found"
+    http_status = 404
+
+
+class BranchNotFound(LakebaseSessionsError, LookupError):
+    """The conversation has no such branch."""
+
+    code = "branch_not_found"
+    http_status = 404
 
 
 class TurnNotOpen(LakebaseSessionsError, RuntimeError):
