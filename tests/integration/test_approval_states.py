@@ -293,6 +293,27 @@ async def test_what_is_taken_out_waits_no_more(
     assert turns(local, database) == [(1, "cancelled", False), (1, "completed", False)]
 
 
+async def test_a_turn_that_was_rewound_and_restored_waits_no_more(
+    chat: Chat, lakebase: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    till = Till()
+    await chat(till.agent(), [{"role": "user", "content": "Hi"}])
+    [waits] = asked(await chat(till.agent(), PAY))
+    session = lakebase.session("s")
+    fork = await session.fork()
+    branch = await session.rewind(before_turn=2)
+    assert branch is not None
+    with pytest.raises(ApprovalNotFound):
+        await chat(till.agent(), approvals={waits["id"]: True})
+    await session.restore(branch)
+    for session_id in ("s", fork.session_id):
+        with pytest.raises(ApprovalNotFound):
+            await chat(till.agent(), approvals={waits["id"]: True}, session_id=session_id)
+    assert till.paid == []
+    assert [turn.status for turn in await session.turns()] == ["completed", "cancelled"]
+    assert text(await chat(till.agent(), [{"role": "user", "content": "Hi"}])) == "I see."
+
+
 async def test_a_resent_view_of_an_old_answer(chat: Chat) -> None:
     """An answer that something was said behind is history."""
     till = Till()
