@@ -380,6 +380,27 @@ async def test_a_worker_that_is_killed(
     assert any(item.get("type") == "function_call" for item in model.seen) == known
 
 
+async def test_a_worker_that_is_killed_between_question_and_answer(
+    chat: Chat, lakebase: Lakebase, tmp_path: Path
+) -> None:
+    """Another one goes on, which has nothing but the database."""
+    till, told = Till(), tmp_path / "told"
+
+    async def ask_and_die() -> None:
+        told.write_text(json.dumps(asked(await chat(till.agent(), PAY))))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    worker = Fork(lambda: asyncio.run(ask_and_die()))
+    await asyncio.to_thread(worker.join)
+    [waits] = json.loads(told.read_text())
+    answer = await chat(till.agent(), [response(waits["id"], True)])
+    assert text(answer) == DONE
+    with pytest.raises(ApprovalNotFound):
+        await chat(till.agent(), [response(waits["id"], True)])
+    assert till.paid == ["Mia"]
+    assert await stored(lakebase) == ["user", "function_call", "function_call_output", "assistant"]
+
+
 async def test_a_worker_that_is_killed_before_it_could_ask(chat: Chat, lakebase: Lakebase) -> None:
     """Nothing waits, and the conversation goes on."""
     till = Till()
