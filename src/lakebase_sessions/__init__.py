@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lakebase_sessions.conversation.store import SessionStore
     from lakebase_sessions.conversation.turns import Branch, Turn, Usage
     from lakebase_sessions.errors import (
+        ApprovalNotFound,
         BranchNotFound,
         ConfigurationError,
         ConversationBusy,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         ConversationExists,
         ConversationNotFound,
         DatabaseFailure,
+        InvalidApproval,
         InvalidItems,
         InvalidLimit,
         InvalidMetadata,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         LocalLakebaseError,
         MissingConfiguration,
         PermissionDenied,
+        StateUnreadable,
         TablesMissing,
         TargetNotFound,
         TurnNotFound,
@@ -67,6 +70,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ApprovalNotFound",
     "AtomicTurn",
     "Branch",
     "BranchNotFound",
@@ -77,6 +81,7 @@ __all__ = [
     "ConversationExists",
     "ConversationNotFound",
     "DatabaseFailure",
+    "InvalidApproval",
     "InvalidItems",
     "InvalidLimit",
     "InvalidMetadata",
@@ -96,6 +101,7 @@ __all__ = [
     "PermissionDenied",
     "RefusedItem",
     "SessionStore",
+    "StateUnreadable",
     "TablesMissing",
     "TargetNotFound",
     "Turn",

@@ -10,6 +10,7 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── InvalidUser              ValueError               400  invalid_user
     ├── InvalidItems             TypeError, ValueError    400  invalid_items
     ├── InvalidLimit             ValueError               400  invalid_limit
+    ├── InvalidApproval          ValueError               400  invalid_approval
     ├── InvalidMetadata          ValueError               400  invalid_metadata
     ├── InvalidQuery             ValueError               400  invalid_query
     ├── InvalidTurn              ValueError               400  invalid_turn
@@ -21,6 +22,8 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── DatabaseFailure          RuntimeError             500  database_failure
     ├── ConversationConflict     RuntimeError             409  conversation_conflict
     ├── ConversationBusy         RuntimeError             409  conversation_busy
+    ├── ApprovalNotFound         LookupError              409  approval_not_found
+    ├── StateUnreadable          RuntimeError             409  state_unreadable
     ├── ConversationExists       RuntimeError             409  conversation_exists
     ├── ConversationNotFound     LookupError              404  conversation_not_found
     ├── TurnNotFound             LookupError              404  turn_not_found
@@ -90,6 +93,13 @@ class InvalidLimit(LakebaseSessionsError, ValueError):
     """A limit is not a whole number of items."""
 
     code = "invalid_limit"
+    http_status = 400
+
+
+class InvalidApproval(LakebaseSessionsError, ValueError):
+    """What a request holds as answers to approvals says neither yes nor no."""
+
+    code = "invalid_approval"
     http_status = 400
 
 
@@ -189,6 +199,20 @@ class ConversationBusy(LakebaseSessionsError, RuntimeError):
     def __init__(self, message: str = "", *, since: datetime | None = None) -> None:
         super().__init__(message)
         self.since = since
+
+
+class ApprovalNotFound(LakebaseSessionsError, LookupError):
+    """Nothing in this conversation waits for that answer, or not any more; no tool was run."""
+
+    code = "approval_not_found"
+    http_status = 409
+
+
+class StateUnreadable(LakebaseSessionsError, RuntimeError):
+    """The run that waits cannot be taken up by this agent or this version; it waits on."""
+
+    code = "state_unreadable"
+    http_status = 409
 
 
 class ConversationExists(LakebaseSessionsError, RuntimeError):

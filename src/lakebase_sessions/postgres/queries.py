@@ -111,6 +111,14 @@ _RECORDED = """, recorded AS (
         state = EXCLUDED.state
 )"""
 
+_DECLINED = """, declined AS (
+    UPDATE agent_turns SET status = 'cancelled', state = NULL FROM session
+    WHERE agent_turns.session_id = %(session_id)s
+        AND state IS NOT NULL
+        AND response_id <> %(response_id)s
+)"""
+"""Who says something else does not wait for an approval any more."""
+
 TAKEN_OUT = """, branch AS (
     INSERT INTO agent_branches (session_id, after_item)
     SELECT session.session_id, (
@@ -131,7 +139,9 @@ TAKEN_OUT = """, branch AS (
     INSERT INTO agent_branch_items (branch_id, id, message_data, created_at)
     SELECT branch.id, removed.id, removed.message_data, removed.created_at FROM branch, removed
 ), kept_turns AS (
-    UPDATE agent_turns SET branch_id = branch.id FROM branch, cut
+    UPDATE agent_turns SET branch_id = branch.id, state = NULL,
+        status = CASE WHEN state IS NULL THEN status ELSE 'cancelled' END
+    FROM branch, cut
     WHERE session_id = %(session_id)s AND branch_id IS NULL AND first_item >= cut.id
 )"""
 """Of `session` what stands from `cut` (one row: id, created_at) becomes a branch."""
@@ -169,9 +179,9 @@ STORE_TURN = _UNMOVED + _ADDED + OUTCOME
 
 ADD_ITEMS = _TOUCHED + _ADDED + OUTCOME
 
-ADD_RECORDED_ITEMS = _TOUCHED + _ADDED + _RECORDED + OUTCOME
+ADD_RECORDED_ITEMS = _TOUCHED + _ADDED + _RECORDED + _DECLINED + OUTCOME
 
-STORE_RECORDED_TURN = _UNMOVED + _ADDED + _RECORDED + OUTCOME
+STORE_RECORDED_TURN = _UNMOVED + _ADDED + _RECORDED + _DECLINED + OUTCOME
 
 STORE_EDITED_TURN = _UNMOVED + _CUT + TAKEN_OUT + BOUNDED + _ADDED + _RECORDED + OUTCOME
 """In place of what stands from the item `cut`, which becomes a branch."""
