@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 from proxy import Proxy
 from servers import docker_runs, local_lakebase
 
@@ -19,6 +22,10 @@ from lakebase_sessions import Lakebase
 from lakebase_sessions.local import LocalLakebase
 
 pytest_plugins = ["secrets_guard"]
+
+# Click 8.1, the lowest version, mixes what commands write to the two streams, newer ones do not.
+if "mix_stderr" in inspect.signature(CliRunner).parameters:
+    CliRunner.__init__ = partialmethod(CliRunner.__init__, mix_stderr=False)  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from databricks_openai.agents import AsyncDatabricksSession
