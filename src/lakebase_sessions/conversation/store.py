@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, LiteralString, TypeAlias
 
+from lakebase_sessions.conversation.filters import ago, filters, moment, words_of
 from lakebase_sessions.conversation.listing import Conversation, Cursor, Page, Pruned
 from lakebase_sessions.conversation.metadata import checked_title, encoded_metadata
 from lakebase_sessions.conversation.session_id import (
@@ -30,8 +30,6 @@ Rows: TypeAlias = list[tuple[Any, ...]]  # the class below has a method of that 
 DELETED_AT_ONCE = 100
 """Conversations that one statement of `delete_user` deletes; it holds their locks to its end."""
 
-MOST_SEARCHED = 200
-"""Characters that can be searched for."""
 MOST_AT_ONCE = 10_000
 """Conversations in one batch of `prune`: one statement has to end in time."""
 
@@ -155,9 +153,9 @@ class SessionStore:
         if not isinstance(limit, int) or isinstance(limit, bool) or not 0 < limit <= listing.MOST:
             raise InvalidQuery(f"A page has 1 to {listing.MOST} conversations, not {limit!r}.")
         begin = Cursor.parse(after, order) if after is not None else None
-        words = _words(search)
+        words = words_of(search)
         parameters = {
-            **_filters(user, updated_since, updated_before, metadata),
+            **filters(user, updated_since, updated_before, metadata),
             "words": words,
             "item": json.dumps({"role": "user", "content": words}),
             "key": begin.key if begin else "infinity",
@@ -199,7 +197,7 @@ class SessionStore:
         """
         engine = await self._engine(own=metadata is not None)
         statement = listing.count(user=user is not None, metadata=metadata is not None)
-        parameters = _filters(user, updated_since, updated_before, metadata)
+        parameters = filters(user, updated_since, updated_before, metadata)
         ((found,),) = await engine.rows(statement, parameters, writing=False)
         return int(found)
 
@@ -251,6 +249,12 @@ class SessionStore:
         }
         await self._engine(own=True)
         return _only(await self._write(listing.updated(), parameters), stored)
+
+    async def _title(self, session_id: str, title: str) -> None:
+        """Give a conversation a title if it has none yet; for `title_with`."""
+        await self._engine(own=True)
+        parameters = {"session_id": session_id, "title": checked_title(title)}
+        await self._write(listing.TITLE, parameters)
 
     async def delete(self, session_id: object, *, user: str | None = None) -> None:
         """Delete a conversation and all that hangs on it. One round trip.
@@ -313,7 +317,7 @@ class SessionStore:
         if not isinstance(batch, int) or isinstance(batch, bool) or not 0 < batch <= MOST_AT_ONCE:
             raise InvalidQuery(f"batch is a whole number from 1 to {MOST_AT_ONCE}, not {batch!r}.")
         parameters = {
-            "until": _moment(_ago(older_than), "older_than"),
+            "until": moment(ago(older_than), "older_than"),
             "prefix": None if user is None else user_prefix(user),
         }
         engine = await self._engine()
@@ -352,52 +356,6 @@ class SessionStore:
             if not writing.cancelled():
                 writing.exception()  # nobody else will look at it
             raise
-
-
-def _filters(
-    user: str | None,
-    since: datetime | None,
-    before: datetime | None,
-    metadata: Mapping[str, str] | None,
-) -> dict[str, str | None]:
-    return {
-        "prefix": None if user is None else user_prefix(user),
-        "since": _moment(since, "updated_since") or "-infinity",
-        "before": _moment(before, "updated_before") or "infinity",
-        "metadata": None if metadata is None else encoded_metadata(metadata),
-    }
-
-
-def _words(search: str | None) -> str | None:
-    """What is searched for, as a stored text would have it; None is anything."""
-    if search is None:
-        return None
-    if not isinstance(search, str) or len(search) > MOST_SEARCHED:
-        raise InvalidQuery(f"search is a text of at most {MOST_SEARCHED} characters.")
-    # As in postgres/said.py. A search box that is empty is no search.
-    return re.sub("[\x00\ud800-\udfff]", "\ufffd", search).strip() or None
-
-
-def _moment(value: datetime | None, name: str) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, datetime):
-        raise InvalidQuery(f"{name} is a datetime, not a {type(value).__name__}.")
-    try:
-        return value.astimezone(UTC).isoformat()
-    except (OverflowError, ValueError, OSError) as error:
-        raise InvalidQuery(f"{name} is out of range: {value}.") from error
-
-
-def _ago(older_than: timedelta | datetime) -> datetime:
-    if isinstance(older_than, datetime):
-        return older_than
-    if not isinstance(older_than, timedelta) or older_than < timedelta(0):
-        raise InvalidQuery(f"older_than is a timedelta from 0, or a datetime; not {older_than!r}.")
-    try:
-        return datetime.now(UTC) - older_than
-    except OverflowError:
-        return datetime.min.replace(tzinfo=UTC)
 
 
 def _stored_id(session_id: object, user: str | None) -> str:

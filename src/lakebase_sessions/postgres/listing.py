@@ -337,6 +337,13 @@ def count(*, user: bool, metadata: bool) -> LiteralString:
     )
 
 
+TITLE = """
+INSERT INTO agent_conversations AS known (session_id, title)
+SELECT session_id, %(title)s FROM agent_sessions WHERE session_id = %(session_id)s
+ON CONFLICT (session_id) DO UPDATE SET title = EXCLUDED.title WHERE known.title IS NULL
+"""
+"""Of a conversation that has none: somebody may have set one meanwhile."""
+
 DELETE = """
 WITH messages AS (DELETE FROM agent_messages WHERE session_id = %(session_id)s)
 DELETE FROM agent_sessions WHERE session_id = %(session_id)s

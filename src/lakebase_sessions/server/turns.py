@@ -22,6 +22,7 @@ from lakebase_sessions.conversation.records import TurnRecord
 from lakebase_sessions.errors import InvalidUser, LakebaseSessionsError
 from lakebase_sessions.factory import session_for
 from lakebase_sessions.server.events import as_one_response, output_of
+from lakebase_sessions.server.titles import title_soon
 from lakebase_sessions.server.usage import configured, merges_itself, note_trace
 from lakebase_sessions.workspace.background import settled
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lakebase_sessions.conversation.atomic import AtomicTurn
     from lakebase_sessions.conversation.claim import OnBusy
     from lakebase_sessions.lakebase import Lakebase
+    from lakebase_sessions.server.titles import TitleWith
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ async def invoke_turn(
     atomic: bool = False,
     on_edit: OnEdit = "rewind",
     on_busy: OnBusy | None = None,
+    title_with: TitleWith | None = None,
     **run_kwargs: Any,
 ) -> ResponsesAgentResponse:
     """Run one turn of the request's conversation, for MLflow's `@invoke`.
@@ -77,6 +80,8 @@ async def invoke_turn(
             with `"append"` nothing is taken for an edit, and `custom_inputs["turn"]` is ignored.
         on_busy: While another turn of the conversation is under way that has it too: `"refuse"`
             this one before the model is called, `"wait"` for the other, up to 60 s; None: run.
+        title_with: Makes the conversation's title from its items: called once, in the background,
+            when the first answer is stored. A plain function is called in a thread.
         **run_kwargs: Passed to `Runner.run`: `context`, `max_turns`, `hooks`, `run_config`, …
 
     Raises:
@@ -95,6 +100,7 @@ async def invoke_turn(
     turn = _Turn(request, user, lakebase, history_limit, run_kwargs, on_edit=on_edit)
     async with turn.conversation(atomic=atomic, on_busy=on_busy) as session:
         result = await Runner.run(agent, turn.items, session=session, **turn.run_kwargs)
+    turn.title(title_with)
     return ResponsesAgentResponse(
         output=output_of(result.new_items), custom_outputs=turn.custom_outputs
     )
@@ -110,6 +116,7 @@ async def stream_turn(
     atomic: bool = False,
     on_edit: OnEdit = "rewind",
     on_busy: OnBusy | None = None,
+    title_with: TitleWith | None = None,
     **run_kwargs: Any,
 ) -> AsyncGenerator[ResponsesAgentStreamEvent, None]:
     """Run one turn of the request's conversation as a stream, for MLflow's `@stream`.
@@ -133,6 +140,7 @@ async def stream_turn(
         atomic: Store the turn whole, at its end, or not at all.
         on_edit: What an edit does: `"rewind"`, `"fork"` or `"append"`.
         on_busy: As for `invoke_turn`.
+        title_with: As for `invoke_turn`.
         **run_kwargs: Passed to `Runner.run_streamed`.
 
     Example:
@@ -153,6 +161,7 @@ async def stream_turn(
                     yield event
             finally:
                 await _settle(result, events)
+        turn.title(title_with)
         yield event  # only now it is stored
     except LakebaseSessionsError as error:
         logger.warning("The stream ends with %s: %s", error.code, error)
@@ -247,6 +256,11 @@ class _Turn:
         if record.trace_id is not None:
             outputs["trace_id"] = record.trace_id
         return outputs
+
+    def title(self, title_with: TitleWith | None) -> None:
+        """Have the conversation titled, if this was its first turn."""
+        if title_with is not None and self._record.number == 1:
+            title_soon(title_with, self._in.destination, self.session._owner)
 
     def _merge(self, history: list[Any], new_items: list[Any]) -> list[Any]:
         parted = self._edit.parted if self._edit else None
