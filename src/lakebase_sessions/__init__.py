@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lakebase_sessions.conversation.atomic import AtomicTurn
     from lakebase_sessions.conversation.history import merge_history
-    from lakebase_sessions.conversation.listing import Conversation, Page
+    from lakebase_sessions.conversation.listing import Conversation, Page, Pruned
     from lakebase_sessions.conversation.session import LakebaseSession
     from lakebase_sessions.conversation.session_id import get_session_id
     from lakebase_sessions.conversation.soundness import RefusedItem
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "conversation.atomic": ("AtomicTurn",),
     "conversation.history": ("merge_history",),
-    "conversation.listing": ("Conversation", "Page"),
+    "conversation.listing": ("Conversation", "Page", "Pruned"),
     "conversation.session": ("LakebaseSession",),
     "conversation.session_id": ("get_session_id",),
     "conversation.soundness": ("RefusedItem",),
@@ -99,6 +99,7 @@ __all__ = [
     "MissingConfiguration",
     "Page",
     "PermissionDenied",
+    "Pruned",
     "RefusedItem",
     "SessionStore",
     "StateUnreadable",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from conftest import admin
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from security.strategies import json_values, texts
+from security.strategies import json_objects, json_values, texts
 from security.test_conversations import ids, people
 
 from lakebase_sessions import (
@@ -21,6 +23,8 @@ from lakebase_sessions import (
     Lakebase,
 )
 from lakebase_sessions.conversation.listing import Cursor
+from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.postgres import indexes, listing
 
 fuzzing = settings(
     deadline=None,
@@ -102,3 +106,41 @@ async def test_any_title_and_metadata_come_back_or_are_refused(
 async def test_any_place_to_go_on_from_is_one_or_is_refused(lakebase: Lakebase, after: str) -> None:
     with contextlib.suppress(InvalidQuery):
         await lakebase.store.page(after=after, user="mia")
+
+
+@pytest.fixture(params=["walk", "index"])
+async def searched(
+    request: pytest.FixtureRequest,
+    local: LocalLakebase,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Lakebase]:
+    """With the index it is used, however few conversations there are."""
+    monkeypatch.setattr(listing, "NEAR", 1)
+    listing.page_of.cache_clear()
+    if request.param == "index":
+        with admin(local, database) as connection:
+            connection.execute(indexes.create_function("pg_unicode_fast").encode())
+            connection.execute(indexes.SEARCH.create().encode())
+    async with Lakebase(
+        "local", workspace_client=local.workspace_client(), database=database
+    ) as lakebase:
+        yield lakebase
+    listing.page_of.cache_clear()
+
+
+@fuzzing
+@given(people, texts, texts, json_objects)
+async def test_any_text_is_found_by_its_user_and_by_nobody_else(
+    searched: Lakebase, other: str, before: str, words: str, item: Any
+) -> None:
+    """And whatever is written, the index has no write fail."""
+    for each in [s async for s in searched.store.list()]:
+        await searched.store.delete(each.session_id)
+    session = searched.session("s", user="owner")
+    await session.add_items([{"role": "user", "content": f"{before}\n{words}\n{before}"}, item])
+    await session.add_items([{"role": "user", "content": item}])
+    await session.add_items([{"role": "assistant", "content": [item]}])
+    assert await listed(searched, search=words, user="owner") == {"owner:s"}
+    with contextlib.suppress(InvalidUser):
+        assert await listed(searched, search=words, user=other) == set()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, LiteralString, TypeAlias
 
-from lakebase_sessions.conversation.listing import Conversation, Cursor, Page
+from lakebase_sessions.conversation.filters import ago, filters, moment, words_of
+from lakebase_sessions.conversation.listing import Conversation, Cursor, Page, Pruned
 from lakebase_sessions.conversation.metadata import checked_title, encoded_metadata
 from lakebase_sessions.conversation.session_id import (
     check_session_id,
@@ -15,7 +17,7 @@ from lakebase_sessions.conversation.session_id import (
     user_prefix,
 )
 from lakebase_sessions.errors import ConversationNotFound, InvalidQuery, InvalidSessionId
-from lakebase_sessions.postgres import listing
+from lakebase_sessions.postgres import listing, retention
 from lakebase_sessions.workspace.background import settled
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ Rows: TypeAlias = list[tuple[Any, ...]]  # the class below has a method of that 
 
 DELETED_AT_ONCE = 100
 """Conversations that one statement of `delete_user` deletes; it holds their locks to its end."""
+
+MOST_AT_ONCE = 10_000
+"""Conversations in one batch of `prune`: one statement has to end in time."""
 
 
 class _Unset:
@@ -61,6 +66,7 @@ class SessionStore:
         updated_since: datetime | None = None,
         updated_before: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
+        search: str | None = None,
         limit: int | None = None,
         after: str | None = None,
     ) -> AsyncIterator[Conversation]:
@@ -77,6 +83,10 @@ class SessionStore:
                 local time.
             updated_before: Only those that were last used before.
             metadata: Only those whose metadata has all of these.
+            search: Only those in which the user or the assistant said this, in one message, as it
+                is written, but for upper and lower case; at most 200 characters. Without the index
+                that `lakebase-sessions init --search` makes, all that is listed is read, 2,000
+                conversations in a round trip.
             limit: At most so many; None is all.
             after: The `next` of a page, to go on behind it.
 
@@ -97,6 +107,7 @@ class SessionStore:
                 updated_since=updated_since,
                 updated_before=updated_before,
                 metadata=metadata,
+                search=search,
                 limit=listing.MOST if left is None else min(left, listing.MOST),
                 after=after,
             )
@@ -115,6 +126,7 @@ class SessionStore:
         updated_since: datetime | None = None,
         updated_before: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
+        search: str | None = None,
         limit: int = 20,
         after: str | None = None,
     ) -> Page:
@@ -126,6 +138,8 @@ class SessionStore:
             updated_since: As for `list`.
             updated_before: As for `list`.
             metadata: As for `list`.
+            search: As for `list`. A page then may have fewer conversations than there are, and a
+                `next`: there is a bound to how many are looked through.
             limit: Conversations on it, 1 to 100.
             after: The `next` of the page before.
 
@@ -139,8 +153,11 @@ class SessionStore:
         if not isinstance(limit, int) or isinstance(limit, bool) or not 0 < limit <= listing.MOST:
             raise InvalidQuery(f"A page has 1 to {listing.MOST} conversations, not {limit!r}.")
         begin = Cursor.parse(after, order) if after is not None else None
+        words = words_of(search)
         parameters = {
-            **_filters(user, updated_since, updated_before, metadata),
+            **filters(user, updated_since, updated_before, metadata),
+            "words": words,
+            "item": json.dumps({"role": "user", "content": words}),
             "key": begin.key if begin else "infinity",
             "last": begin.session_id if begin else "",
             "limit": str(limit + 1),
@@ -151,6 +168,8 @@ class SessionStore:
             own=engine.keeps_records,
             user=user is not None,
             metadata=metadata is not None,
+            search=None if words is None else engine.collation,
+            grams=words is not None and engine.finds_words,
         )
         rows = await engine.rows(listing.page_of(wanted), parameters, writing=False)
         found = [row for row in rows if row[2] is not None]
@@ -178,7 +197,7 @@ class SessionStore:
         """
         engine = await self._engine(own=metadata is not None)
         statement = listing.count(user=user is not None, metadata=metadata is not None)
-        parameters = _filters(user, updated_since, updated_before, metadata)
+        parameters = filters(user, updated_since, updated_before, metadata)
         ((found,),) = await engine.rows(statement, parameters, writing=False)
         return int(found)
 
@@ -231,6 +250,12 @@ class SessionStore:
         await self._engine(own=True)
         return _only(await self._write(listing.updated(), parameters), stored)
 
+    async def _title(self, session_id: str, title: str) -> None:
+        """Give a conversation a title if it has none yet; for `title_with`."""
+        await self._engine(own=True)
+        parameters = {"session_id": session_id, "title": checked_title(title)}
+        await self._write(listing.TITLE, parameters)
+
     async def delete(self, session_id: object, *, user: str | None = None) -> None:
         """Delete a conversation and all that hangs on it. One round trip.
 
@@ -255,6 +280,65 @@ class SessionStore:
             deleted += len(gone)
         return deleted
 
+    async def prune(
+        self,
+        *,
+        older_than: timedelta | datetime,
+        user: str | None = None,
+        dry_run: bool = False,
+        batch: int = 100,
+    ) -> AsyncIterator[Pruned]:
+        """Delete conversations that have not been used for long, each as a whole.
+
+        In batches, each a statement of its own that holds its locks for some milliseconds. It goes
+        round what somebody is writing to, and what was used since it began stays whole: a turn
+        that comes when its conversation is gone begins a new one, and an atomic one fails with
+        `ConversationConflict`. Nothing happens before it is iterated; broken off, it can be begun
+        again.
+
+        Args:
+            older_than: Last used longer ago than this, or before this moment.
+            user: Only this user's.
+            dry_run: Only say how many there are: the only `Pruned` is what would be deleted.
+            batch: Conversations in a statement, from 1 to 10,000. More is quicker, and others
+                wait longer.
+
+        Yields:
+            After each batch what has been deleted so far.
+
+        Raises:
+            InvalidQuery: One of these cannot be what it should be.
+
+        Example:
+            >>> async def forget(store):
+            ...     async for pruned in store.prune(older_than=timedelta(days=90)):
+            ...         print(f"{pruned.conversations} of {pruned.of}")
+        """
+        if not isinstance(batch, int) or isinstance(batch, bool) or not 0 < batch <= MOST_AT_ONCE:
+            raise InvalidQuery(f"batch is a whole number from 1 to {MOST_AT_ONCE}, not {batch!r}.")
+        parameters = {
+            "until": moment(ago(older_than), "older_than"),
+            "prefix": None if user is None else user_prefix(user),
+        }
+        engine = await self._engine()
+        kind = {"own": engine.keeps_records, "user": user is not None}
+        statement = retention.count(**kind)
+        asked = {**parameters, "items": str(dry_run)}
+        ((of, items),) = await engine.rows(statement, asked, writing=False)
+        if dry_run:
+            yield Pruned(of, int(items), of)
+            return
+        pruned, since = Pruned(0, 0, of), "-infinity"
+        while True:
+            asked = {**parameters, "batch": str(batch), "since": since}
+            ((gone, items, last),) = await self._write(retention.prune(**kind), asked)
+            if last is None:
+                return
+            since = last
+            conversations = pruned.conversations + gone
+            pruned = Pruned(conversations, pruned.items + items, max(of, conversations))
+            yield pruned
+
     async def _engine(self, *, own: bool = False) -> LoopEngine:
         engine = await self._owner.engine_here()
         if own:
@@ -272,31 +356,6 @@ class SessionStore:
             if not writing.cancelled():
                 writing.exception()  # nobody else will look at it
             raise
-
-
-def _filters(
-    user: str | None,
-    since: datetime | None,
-    before: datetime | None,
-    metadata: Mapping[str, str] | None,
-) -> dict[str, str | None]:
-    return {
-        "prefix": None if user is None else user_prefix(user),
-        "since": _moment(since, "updated_since") or "-infinity",
-        "before": _moment(before, "updated_before") or "infinity",
-        "metadata": None if metadata is None else encoded_metadata(metadata),
-    }
-
-
-def _moment(value: datetime | None, name: str) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, datetime):
-        raise InvalidQuery(f"{name} is a datetime, not a {type(value).__name__}.")
-    try:
-        return value.astimezone(UTC).isoformat()
-    except (OverflowError, ValueError, OSError) as error:
-        raise InvalidQuery(f"{name} is out of range: {value}.") from error
 
 
 def _stored_id(session_id: object, user: str | None) -> str:

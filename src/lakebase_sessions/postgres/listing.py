@@ -14,12 +14,9 @@ table, and sorts that.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Literal, LiteralString, NamedTuple
+from typing import Any, Literal, LiteralString, NamedTuple
 
 from lakebase_sessions.postgres.said import folded, is_users, said
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Order = Literal["updated", "created"]
 
@@ -32,6 +29,11 @@ PASSED = 20_000
 """Conversations that one statement passes by for their metadata."""
 FEW = 2000
 """Candidates of an index that are sorted; of more, some are soon met on the way."""
+FEW_SAID = 4000
+"""The same of rows of what was said."""
+NEAR = 300
+"""Conversations that are looked through before the index is: of a word that everybody says it would
+give all its rows, only to be told that there are too many."""
 
 GRAMS = "agent_said_grams"
 """The function that the index on what was said is of (postgres/indexes.py)."""
@@ -60,12 +62,23 @@ _DETAILS = """
 SELECT page.session_id, to_char(page.key, 'YYYY-MM-DD"T"HH24:MI:SS.US'),
     page.created_at AT TIME ZONE current_setting('TimeZone'),
     page.updated_at AT TIME ZONE current_setting('TimeZone'),
-    {own_columns}, opening.words, held.items, coalesce(latest.number, 0) + unrecorded.turns
+    {own_columns}, opening.words, held.items, held.turns
 FROM ({page}) AS page
-{own_joins}
+{own_join}
 LEFT JOIN LATERAL (
-    SELECT count(*) AS items FROM agent_messages AS message
-    WHERE message.session_id = page.session_id
+    SELECT count(*) AS items,
+        count(*) FILTER (WHERE begun OR (users AND NOT recorded AND users_before IS NOT TRUE))
+            AS turns
+    FROM (
+        SELECT begun, users, lag(users) OVER behind AS users_before,
+            coalesce(max(last_item) OVER behind >= id, false) AS recorded
+        FROM (
+            SELECT message.id, message.created_at, {is_users} AS users, record.*
+            FROM agent_messages AS message {records}
+            WHERE message.session_id = page.session_id
+        ) AS message
+        WINDOW behind AS (ORDER BY created_at, id)
+    ) AS message
 ) AS held ON true
 LEFT JOIN LATERAL (
     SELECT left({said}, 1000) AS words FROM agent_messages AS message
@@ -73,40 +86,27 @@ LEFT JOIN LATERAL (
     ORDER BY message.created_at, message.id
     LIMIT 1
 ) AS opening ON true
-LEFT JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE users AND NOT coalesce(users_before, false)) AS turns
-    FROM (
-        SELECT users, lag(users) OVER (ORDER BY created_at, id) AS users_before
-        FROM (
-            SELECT {is_users} AS users, created_at, id FROM agent_messages AS message
-            WHERE message.session_id = page.session_id
-                AND message.id > coalesce(latest.last_item, 0)
-        ) AS message
-    ) AS message
-) AS unrecorded ON true
 """
-"""The turns are those that have a row, and behind the latest of them, wherever the user speaks."""
+"""Turns are counted as `session.turns()` does: those that have a record, and elsewhere wherever the
+user speaks behind something else."""
 
 _OWN_COLUMNS = "conversation.title, conversation.metadata, conversation.forked_from"
 _NO_COLUMNS = "NULL::text, NULL::jsonb, NULL::varchar"
 
-_OWN_JOINS = """
+_OWN_JOIN = """
 LEFT JOIN {conversations} AS conversation ON conversation.session_id = page.session_id
-LEFT JOIN LATERAL (
-    SELECT turn.number, turn.last_item FROM agent_turns AS turn
-    WHERE turn.session_id = page.session_id
-        AND turn.branch_id IS NULL
-        AND turn.first_item <= (
-            SELECT message.id FROM agent_messages AS message
-            WHERE message.session_id = page.session_id
-            ORDER BY message.created_at DESC, message.id DESC
-            LIMIT 1
-        )
-    ORDER BY turn.first_item DESC
-    LIMIT 1
-) AS latest ON true
 """
-_NO_JOINS = "CROSS JOIN (SELECT NULL::integer AS number, NULL::bigint AS last_item) AS latest"
+
+_RECORDS = """
+LEFT JOIN LATERAL (
+    SELECT true AS begun, turn.last_item FROM agent_turns AS turn
+    WHERE turn.session_id = page.session_id
+        AND turn.first_item = message.id
+        AND turn.branch_id IS NULL
+    LIMIT 1
+) AS record ON true
+"""
+_NO_RECORDS = "CROSS JOIN (SELECT false AS begun, NULL::bigint AS last_item) AS record"
 
 _END = """
 UNION ALL (
@@ -140,22 +140,35 @@ _HAS_METADATA = """
 _WAS_SAID = """
     AND (
         SELECT true FROM agent_messages AS message
-        WHERE message.session_id = walked.session_id
-            AND strpos({folded}, (SELECT folded FROM needle)) > 0
+        WHERE {rows} AND strpos({folded}, (SELECT folded FROM needle)) > 0
         LIMIT 1
     )
 """
+_ALL_ROWS = "message.session_id = walked.session_id"
+_CANDIDATES = "message.id = ANY (walked.ids)"
 
 _WITH_METADATA = """
-    SELECT session_id FROM agent_conversations
+    SELECT session_id, NULL::integer AS id FROM agent_conversations
     WHERE metadata @> %(metadata)s::jsonb
     LIMIT {few} + 1
 """
 
 _WITH_GRAMS = """
-    SELECT session_id FROM agent_messages
-    WHERE {grams}(message_data) @> (SELECT grams FROM needle)
+    SELECT session_id, id FROM agent_messages
+    WHERE NOT (SELECT enough FROM seen)
+        AND {grams}(message_data) @> (SELECT grams FROM needle)
     LIMIT {few} + 1
+"""
+
+_SEEN = """
+    SELECT count(*) >= %(limit)s::bigint
+        OR (SELECT count(*) < {near} FROM ({walk}) AS walked) AS enough
+    FROM near
+"""
+"""A page, or all that there is, as of a user with few conversations."""
+
+_FOUND = """
+    SELECT count(*) <= {few} {sure} AS few, count(*) > {few} {unsure} AS many FROM candidate
 """
 
 _WALK = """
@@ -166,8 +179,12 @@ _WALK = """
 """
 
 _SORT = """
-    SELECT {keys}
-    FROM (SELECT DISTINCT session_id FROM candidate WHERE (SELECT few FROM found)) AS candidate
+    SELECT {keys}, ids
+    FROM (
+        SELECT session_id, array_agg(id) AS ids FROM candidate
+        WHERE (SELECT few FROM found)
+        GROUP BY session_id
+    ) AS candidate
     CROSS JOIN LATERAL (
         SELECT * FROM agent_sessions WHERE session_id = candidate.session_id OFFSET 0
     ) AS session
@@ -178,8 +195,12 @@ _SORT = """
 """OFFSET 0 is what the planner does not look behind: it would join all sessions, or look through
 all that are sorted before it takes the first."""
 
+_SURE = "AND NOT (SELECT enough FROM seen) AND (SELECT grams FROM needle) IS NOT NULL"
+_UNSURE = "OR NOT (SELECT enough FROM seen) AND (SELECT grams FROM needle) IS NULL"
+"""Of less than three bytes there are no grams, and so no candidates."""
+
 _FIRST = """
-    SELECT * FROM ({walked}) AS walked
+    SELECT session_id, created_at, updated_at, key FROM ({walked}) AS walked
     WHERE true {conditions}
     ORDER BY key DESC, session_id DESC
     LIMIT %(limit)s::bigint
@@ -197,43 +218,49 @@ def page_of(listing: Listing) -> LiteralString:
     """
     scope = (_SCOPE + (USERS if listing.user else "")).format(order=listing.order)
     keys = _KEYS.format(order=listing.order)
-    conditions = _HAS_METADATA if listing.metadata else ""
-    if listing.search is not None:
-        text = said("message.message_data")
-        conditions += _WAS_SAID.format(folded=folded(text, listing.search))
-    if not conditions:
-        walk = _WALK.format(keys=keys, scope=scope, bound=MOST + 1)
-        return _finished(listing, _FIRST.format(walked=walk, conditions=""))
+    if not listing.metadata and listing.search is None:
+        return _finished(listing, _first(listing, _WALK, keys=keys, scope=scope, bound=MOST + 1))
 
     bound = PASSED if listing.search is None else WALKED
-    tables = dict(_candidates(listing))
-    many = " AND NOT (SELECT few FROM found)" if "candidate" in tables else ""
-    walk = _WALK.format(keys=keys, scope=scope + many, bound=bound)
-    page = _FIRST.format(walked=walk, conditions=conditions)
-    if "candidate" in tables:
-        sort = _SORT.format(keys=keys, scope=scope)
-        page = f"({_FIRST.format(walked=sort, conditions=conditions)}) UNION ALL ({page})"
+    tables: dict[str, str] = {}
+    if listing.search is not None:
+        words = folded("%(words)s::text", listing.search)
+        grams = f", {GRAMS}(%(item)s) AS grams" if listing.grams else ""
+        tables["needle"] = f"SELECT {words} AS folded{grams}"
+    if listing.grams:
+        tables["near"] = _first(listing, _WALK, keys=keys, scope=scope, bound=NEAR)
+        walk = _WALK.format(keys=keys, scope=scope, bound=NEAR)
+        tables["seen"] = _SEEN.format(near=NEAR, walk=walk)
+        tables["candidate"] = _WITH_GRAMS.format(grams=GRAMS, few=FEW_SAID)
+        tables["found"] = _FOUND.format(few=FEW_SAID, sure=_SURE, unsure=_UNSURE)
+    elif listing.metadata:
+        tables["candidate"] = _WITH_METADATA.format(few=FEW)
+        tables["found"] = _FOUND.format(few=FEW, sure="", unsure="")
+    if "found" in tables:
+        far = scope + " AND (SELECT many FROM found)"
+        page = (
+            f"({_first(listing, _SORT, keys=keys, scope=scope)}) UNION ALL "
+            f"({_first(listing, _WALK, keys=keys, scope=far, bound=bound)})"
+        )
+        if "near" in tables:
+            page += " UNION ALL (SELECT * FROM near WHERE (SELECT enough FROM seen))"
+    else:
+        far = scope
+        page = _first(listing, _WALK, keys=keys, scope=scope, bound=bound)
     with_ = ", ".join(f"{name} AS MATERIALIZED ({query})" for name, query in tables.items())
+    walk = _WALK.format(keys=keys, scope=far, bound=bound)
     end = f"SELECT * FROM ({walk}) AS walked OFFSET {bound - 1}"
     return _finished(listing, page, f"WITH {with_}" if with_ else "", end)
 
 
-def _candidates(listing: Listing) -> Iterator[tuple[str, str]]:
-    few = f"SELECT count(*) <= {FEW} AS few FROM candidate"
+def _first(listing: Listing, way: str, **blanks: Any) -> str:
+    """The first conversations on a way that are as they should be."""
+    conditions = _HAS_METADATA if listing.metadata else ""
     if listing.search is not None:
-        words = folded("%(words)s::text", listing.search)
-        grams = f", {GRAMS}(%(item)s) AS grams" if listing.grams else ""
-        yield "needle", f"SELECT {words} AS folded{grams}"
-    if listing.grams:
-        yield "candidate", _WITH_GRAMS.format(grams=GRAMS, few=FEW)
-        # Of one or two letters there are no grams.
-        yield (
-            "found",
-            few.replace("count(*)", "(SELECT grams FROM needle) IS NOT NULL AND count(*)"),
-        )
-    elif listing.metadata:
-        yield "candidate", _WITH_METADATA.format(few=FEW)
-        yield "found", few
+        text = folded(said("message.message_data"), listing.search)
+        rows = _CANDIDATES if way is _SORT and listing.grams else _ALL_ROWS
+        conditions += _WAS_SAID.format(rows=rows, folded=text)
+    return _FIRST.format(walked=way.format(**blanks), conditions=conditions)
 
 
 def _finished(
@@ -247,7 +274,8 @@ def _finished(
     details = _DETAILS.format(
         page=page,
         own_columns=_OWN_COLUMNS if listing.own else _NO_COLUMNS,
-        own_joins=_OWN_JOINS.format(conversations=conversations) if listing.own else _NO_JOINS,
+        own_join=_OWN_JOIN.format(conversations=conversations) if listing.own else "",
+        records=_RECORDS if listing.own else _NO_RECORDS,
         said=said("message.message_data"),
         is_users=is_users("message.message_data"),
     )
@@ -308,6 +336,13 @@ def count(*, user: bool, metadata: bool) -> LiteralString:
         has="AND metadata @> %(metadata)s::jsonb" if metadata else "",
     )
 
+
+TITLE = """
+INSERT INTO agent_conversations AS known (session_id, title)
+SELECT session_id, %(title)s FROM agent_sessions WHERE session_id = %(session_id)s
+ON CONFLICT (session_id) DO UPDATE SET title = EXCLUDED.title WHERE known.title IS NULL
+"""
+"""Of a conversation that has none: somebody may have set one meanwhile."""
 
 DELETE = """
 WITH messages AS (DELETE FROM agent_messages WHERE session_id = %(session_id)s)

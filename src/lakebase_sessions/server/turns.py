@@ -23,6 +23,7 @@ from lakebase_sessions.errors import InvalidUser, LakebaseSessionsError
 from lakebase_sessions.factory import session_for
 from lakebase_sessions.server.approvals import Approvals
 from lakebase_sessions.server.events import as_one_response, is_for_the_end, output_of
+from lakebase_sessions.server.titles import title_soon
 from lakebase_sessions.server.usage import configured, merges_itself, note_trace
 from lakebase_sessions.workspace.background import settled
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lakebase_sessions.conversation.atomic import AtomicTurn
     from lakebase_sessions.conversation.claim import OnBusy
     from lakebase_sessions.lakebase import Lakebase
+    from lakebase_sessions.server.titles import TitleWith
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ async def invoke_turn(
     atomic: bool = False,
     on_edit: OnEdit = "rewind",
     on_busy: OnBusy | None = None,
+    title_with: TitleWith | None = None,
     **run_kwargs: Any,
 ) -> ResponsesAgentResponse:
     """Run one turn of the request's conversation, for MLflow's `@invoke`.
@@ -78,6 +81,8 @@ async def invoke_turn(
             with `"append"` nothing is taken for an edit, and `custom_inputs["turn"]` is ignored.
         on_busy: While another turn of the conversation is under way that has it too: `"refuse"`
             this one before the model is called, `"wait"` for the other, up to 60 s; None: run.
+        title_with: Makes the conversation's title from its items: called once, in the background,
+            when the first answer is stored. A plain function is called in a thread.
         **run_kwargs: Passed to `Runner.run`: `context`, `max_turns`, `hooks`, `run_config`, …
 
     Raises:
@@ -98,6 +103,7 @@ async def invoke_turn(
         begin = await turn.approvals.begin(agent, session, turn.items)
         result = await Runner.run(agent, begin, session=session, **turn.run_kwargs)
         await turn.approvals.keep(result, session)
+    turn.title(title_with)
     return ResponsesAgentResponse(
         output=output_of(result, turn.approvals),
         custom_outputs=turn.custom_outputs | turn.approvals.custom_outputs(result),
@@ -114,6 +120,7 @@ async def stream_turn(
     atomic: bool = False,
     on_edit: OnEdit = "rewind",
     on_busy: OnBusy | None = None,
+    title_with: TitleWith | None = None,
     **run_kwargs: Any,
 ) -> AsyncGenerator[ResponsesAgentStreamEvent, None]:
     """Run one turn of the request's conversation as a stream, for MLflow's `@stream`.
@@ -137,6 +144,7 @@ async def stream_turn(
         atomic: Store the turn whole, at its end, or not at all.
         on_edit: What an edit does: `"rewind"`, `"fork"` or `"append"`.
         on_busy: As for `invoke_turn`.
+        title_with: As for `invoke_turn`.
         **run_kwargs: Passed to `Runner.run_streamed`.
 
     Example:
@@ -163,6 +171,7 @@ async def stream_turn(
             finally:
                 await _settle(result, events)
             await turn.approvals.keep(result, session)
+        turn.title(title_with)
         for event in last:  # only now it is stored
             yield event
     except LakebaseSessionsError as error:
@@ -257,6 +266,11 @@ class _Turn:
         if record.trace_id is not None:
             outputs["trace_id"] = record.trace_id
         return outputs
+
+    def title(self, title_with: TitleWith | None) -> None:
+        """Have the conversation titled, if this was its first turn."""
+        if title_with is not None and self._record.number == 1:
+            title_soon(title_with, self._in.destination, self.session._owner)
 
     def _merge(self, history: list[Any], new_items: list[Any]) -> list[Any]:
         parted = self._edit.parted if self._edit else None
