@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from lakebase_sessions.conversation.session import LakebaseSession
     from lakebase_sessions.conversation.session_id import get_session_id
     from lakebase_sessions.conversation.soundness import RefusedItem
+    from lakebase_sessions.conversation.turns import Branch, Turn, Usage
     from lakebase_sessions.errors import (
+        BranchNotFound,
         ConfigurationError,
         ConversationConflict,
+        ConversationExists,
+        ConversationNotFound,
         DatabaseFailure,
         InvalidItems,
         InvalidLimit,
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
         PermissionDenied,
         TablesMissing,
         TargetNotFound,
+        TurnNotFound,
         TurnNotOpen,
     )
     from lakebase_sessions.factory import default_lakebase, session_for
@@ -45,6 +50,7 @@ _HOMES = {
     "conversation.session": ("LakebaseSession",),
     "conversation.session_id": ("get_session_id",),
     "conversation.soundness": ("RefusedItem",),
+    "conversation.turns": ("Branch", "Turn", "Usage"),
     "factory": ("default_lakebase", "session_for"),
     "lakebase": ("Lakebase",),
     "server.http": ("add_error_handlers",),
@@ -54,8 +60,12 @@ _HOMES = {
 
 __all__ = [
     "AtomicTurn",
+    "Branch",
+    "BranchNotFound",
     "ConfigurationError",
     "ConversationConflict",
+    "ConversationExists",
+    "ConversationNotFound",
     "DatabaseFailure",
     "InvalidItems",
     "InvalidLimit",
@@ -73,7 +83,10 @@ __all__ = [
     "RefusedItem",
     "TablesMissing",
     "TargetNotFound",
+    "Turn",
+    "TurnNotFound",
     "TurnNotOpen",
+    "Usage",
     "add_error_handlers",
     "current_user",
     "default_lakebase",

@@ -17,6 +17,11 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     │   └── LakebaseTimeout      TimeoutError             503  lakebase_timeout
     ├── DatabaseFailure          RuntimeError             500  database_failure
     ├── ConversationConflict     RuntimeError             409  conversation_conflict
+    ├── ConversationExists       RuntimeError             409  conversation_exists
+    ├── ConversationNotFound     LookupError              404  conversation_not_found
+    ├── TurnNotFound             LookupError              404  turn_not_found
+    ├── BranchNotFound           LookupError              404  branch_not_found
+    ├── ItemNotFound             LookupError              404  item_not_found
     ├── TurnNotOpen              RuntimeError             500  turn_not_open
     ├── LakebaseNotOpen          RuntimeError             503  lakebase_not_open
     └── LocalLakebaseError       RuntimeError             500  local_lakebase
@@ -139,10 +144,45 @@ class DatabaseFailure(LakebaseSessionsError, RuntimeError):
 
 
 class ConversationConflict(LakebaseSessionsError, RuntimeError):
-    """Somebody else wrote to the conversation during an atomic turn; the turn was not stored."""
+    """Somebody else wrote to the conversation meanwhile; nothing was stored or changed."""
 
     code = "conversation_conflict"
     http_status = 409
+
+
+class ConversationExists(LakebaseSessionsError, RuntimeError):
+    """The id that a fork was to get is taken."""
+
+    code = "conversation_exists"
+    http_status = 409
+
+
+class ConversationNotFound(LakebaseSessionsError, LookupError):
+    """There is no conversation of this id."""
+
+    code = "conversation_not_found"
+    http_status = 404
+
+
+class TurnNotFound(LakebaseSessionsError, LookupError):
+    """The conversation has no such turn."""
+
+    code = "turn_not_found"
+    http_status = 404
+
+
+class BranchNotFound(LakebaseSessionsError, LookupError):
+    """The conversation has no such branch."""
+
+    code = "branch_not_found"
+    http_status = 404
+
+
+class ItemNotFound(LakebaseSessionsError, LookupError):
+    """The conversation has no item with this id."""
+
+    code = "item_not_found"
+    http_status = 404
 
 
 class TurnNotOpen(LakebaseSessionsError, RuntimeError):
