@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lakebase_sessions.conversation.atomic import AtomicTurn
     from lakebase_sessions.conversation.history import merge_history
+    from lakebase_sessions.conversation.listing import Conversation, Page
     from lakebase_sessions.conversation.session import LakebaseSession
     from lakebase_sessions.conversation.session_id import get_session_id
     from lakebase_sessions.conversation.soundness import RefusedItem
+    from lakebase_sessions.conversation.store import SessionStore
     from lakebase_sessions.conversation.turns import Branch, Turn, Usage
     from lakebase_sessions.errors import (
         BranchNotFound,
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
         DatabaseFailure,
         InvalidItems,
         InvalidLimit,
+        InvalidMetadata,
+        InvalidQuery,
         InvalidSessionId,
         InvalidUser,
         LakebaseNotOpen,
@@ -47,9 +51,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "conversation.atomic": ("AtomicTurn",),
     "conversation.history": ("merge_history",),
+    "conversation.listing": ("Conversation", "Page"),
     "conversation.session": ("LakebaseSession",),
     "conversation.session_id": ("get_session_id",),
     "conversation.soundness": ("RefusedItem",),
+    "conversation.store": ("SessionStore",),
     "conversation.turns": ("Branch", "Turn", "Usage"),
     "factory": ("default_lakebase", "session_for"),
     "lakebase": ("Lakebase",),
@@ -63,12 +69,15 @@ __all__ = [
     "Branch",
     "BranchNotFound",
     "ConfigurationError",
+    "Conversation",
     "ConversationConflict",
     "ConversationExists",
     "ConversationNotFound",
     "DatabaseFailure",
     "InvalidItems",
     "InvalidLimit",
+    "InvalidMetadata",
+    "InvalidQuery",
     "InvalidSessionId",
     "InvalidUser",
     "Lakebase",
@@ -79,8 +88,10 @@ __all__ = [
     "LakebaseUnavailable",
     "LocalLakebaseError",
     "MissingConfiguration",
+    "Page",
     "PermissionDenied",
     "RefusedItem",
+    "SessionStore",
     "TablesMissing",
     "TargetNotFound",
     "Turn",

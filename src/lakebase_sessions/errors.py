@@ -10,6 +10,8 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── InvalidUser              ValueError               400  invalid_user
     ├── InvalidItems             TypeError, ValueError    400  invalid_items
     ├── InvalidLimit             ValueError               400  invalid_limit
+    ├── InvalidMetadata          ValueError               400  invalid_metadata
+    ├── InvalidQuery             ValueError               400  invalid_query
     ├── TargetNotFound           LookupError, ValueError  500  target_not_found
     ├── PermissionDenied         PermissionError          403  permission_denied
     ├── TablesMissing            LookupError              500  tables_missing
@@ -85,6 +87,20 @@ class InvalidLimit(LakebaseSessionsError, ValueError):
     """A limit is not a whole number of items."""
 
     code = "invalid_limit"
+    http_status = 400
+
+
+class InvalidMetadata(LakebaseSessionsError, ValueError):
+    """A title or metadata cannot be stored, or go beyond their bounds."""
+
+    code = "invalid_metadata"
+    http_status = 400
+
+
+class InvalidQuery(LakebaseSessionsError, ValueError):
+    """What a listing was asked for makes no sense: an order, a bound, or where it goes on."""
+
+    code = "invalid_query"
     http_status = 400
 
 
