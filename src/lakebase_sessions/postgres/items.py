@@ -76,6 +76,52 @@ RETURNING id
 """
 """`updated_at` moves, so that a turn which has read the item is in conflict."""
 
-ADD = TOUCHED + ADDED + """
+ADD = (
+    TOUCHED
+    + ADDED
+    + """
 SELECT id FROM added ORDER BY id
 """
+)
+
+CREATE = (
+    """
+WITH session AS (
+    INSERT INTO agent_sessions (session_id, updated_at)
+    VALUES (%(session_id)s, LOCALTIMESTAMP + (%(count)s::integer + 99) / 100 * interval '1 us')
+    ON CONFLICT (session_id) DO NOTHING
+    RETURNING session_id, updated_at
+)"""
+    + ADDED
+    + """
+SELECT FROM session
+"""
+)
+"""No row if there is one already."""
+
+CREATE_DESCRIBED = (
+    """
+WITH session AS (
+    INSERT INTO agent_sessions (session_id, updated_at)
+    VALUES (%(session_id)s, LOCALTIMESTAMP + (%(count)s::integer + 99) / 100 * interval '1 us')
+    ON CONFLICT (session_id) DO NOTHING
+    RETURNING session_id, updated_at
+), described AS (
+    INSERT INTO agent_conversations (session_id, title, metadata)
+    SELECT session_id, %(title)s, %(metadata)s::jsonb FROM session
+)"""
+    + ADDED
+    + """
+SELECT FROM session
+"""
+)
+
+FIND_RESPONSE = """
+SELECT turn.session_id, turn.number
+FROM agent_turns AS turn JOIN agent_sessions AS session USING (session_id)
+WHERE turn.response_id = %(response_id)s AND turn.branch_id IS NULL AND turn.number IS NOT NULL
+    AND starts_with(turn.session_id, %(prefix)s)
+ORDER BY session.created_at
+LIMIT 1
+"""
+"""A fork has the turns of what it was forked from: the original is older."""

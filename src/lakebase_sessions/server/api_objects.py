@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from lakebase_sessions.errors import ItemNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from datetime import datetime
 
     from lakebase_sessions.conversation.item_pages import Numbered
-    from lakebase_sessions.conversation.store import Conversation
+    from lakebase_sessions.conversation.listing import Conversation
     from lakebase_sessions.conversation.turns import Branch, Turn, Usage
 
 INCLUDABLE = frozenset(
@@ -61,13 +61,14 @@ class DeletedConversation(_Object):
 
 
 class ConversationList(_Object):
-    """A page of conversations."""
+    """A page of conversations; `next`, as `after`, gives the one behind it."""
 
     object: Literal["list"] = "list"
     data: list[ConversationObject]
     first_id: str | None
     last_id: str | None
     has_more: bool
+    next: str | None
 
 
 class ItemList(_Object):
@@ -153,14 +154,18 @@ class Restored(_Object):
     branch: BranchObject | None
 
 
-def conversation_object(conversation: Conversation, public_id: str) -> ConversationObject:
-    """A conversation under the id that its user knows."""
+def conversation_object(
+    conversation: Conversation, public: Callable[[str], str]
+) -> ConversationObject:
+    """A conversation; `public` makes ids as its user knows them."""
+    forked_from = conversation.forked_from
     return ConversationObject(
-        id=public_id,
+        id=public(conversation.session_id),
+        forked_from=None if forked_from is None else public(forked_from),
         created_at=_seconds(conversation.created_at),
         updated_at=_seconds(conversation.updated_at),
         metadata=dict(conversation.metadata),
-        title=conversation.title,
+        title=conversation.title if conversation.titled else None,
         preview=conversation.preview,
         items=conversation.items,
         turns=conversation.turns,
@@ -253,7 +258,10 @@ def item_number(item_id: str) -> int:
         ItemNotFound: It names none.
     """
     digits = item_id.removeprefix(_ITEM)
-    if not (item_id.startswith(_ITEM) and digits.isascii() and digits.isdigit()) or len(digits) > 18:
+    if (
+        not (item_id.startswith(_ITEM) and digits.isascii() and digits.isdigit())
+        or len(digits) > 18
+    ):
         raise ItemNotFound(f"There is no item {item_id[:60]!a}.")
     return int(digits)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Query, Request
@@ -177,7 +178,7 @@ class _Routes:
         created = await self._store().create(
             body.id, user=user, title=body.title, metadata=body.metadata, items=body.items or ()
         )
-        return conversation_object(created, _public(created.session_id, user))
+        return conversation_object(created, partial(_public, user=user))
 
     async def list(
         self,
@@ -185,14 +186,11 @@ class _Routes:
         limit: _Limit = 20,
         after: str | None = None,
         order: Literal["updated", "created"] = "updated",
-        search: str | None = None,
     ) -> ConversationList:
         user = self._user(request)
-        page = await self._store().page(
-            user=user, order=order, search=search, limit=limit, after=after
-        )
+        page = await self._store().page(user=user, order=order, limit=limit, after=after)
         data = [
-            conversation_object(each, _public(each.session_id, user)) for each in page.conversations
+            conversation_object(each, partial(_public, user=user)) for each in page.conversations
         ]
         return ConversationList(
             data=data,
@@ -211,7 +209,7 @@ class _Routes:
         user = self._user(request)
         changes = {name: getattr(body, name) for name in body.model_fields_set}
         updated = await self._store().update(conversation_id, user=user, **changes)
-        return conversation_object(updated, _public(updated.session_id, user))
+        return conversation_object(updated, partial(_public, user=user))
 
     async def delete(self, request: Request, conversation_id: str) -> DeletedConversation:
         await self._store().delete(conversation_id, user=self._user(request))
@@ -261,9 +259,7 @@ class _Routes:
         await remove_item(self._session(request, conversation_id), item_number(item_id))
         return await self._retrieved(request, conversation_id)
 
-    async def turns(
-        self, request: Request, conversation_id: str, limit: _Limit = 100
-    ) -> TurnList:
+    async def turns(self, request: Request, conversation_id: str, limit: _Limit = 100) -> TurnList:
         session = await self._there(request, conversation_id)
         return TurnList(data=[turn_object(turn) for turn in await session.turns(limit)])
 
@@ -318,7 +314,7 @@ class _Routes:
     async def _retrieved(self, request: Request, conversation_id: str) -> ConversationObject:
         user = self._user(request)
         found = await self._store().get(conversation_id, user=user)
-        return conversation_object(found, _public(found.session_id, user))
+        return conversation_object(found, partial(_public, user=user))
 
 
 class _Route(APIRoute):
@@ -336,7 +332,9 @@ class _Route(APIRoute):
                 return failure(400, str(error), code=error.code, param=error.param)
             except RequestValidationError as error:
                 first = error.errors()[0]
-                place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+                place = [
+                    str(part) for part in first["loc"] if part not in ("body", "query", "path")
+                ]
                 return failure(400, first["msg"], param=".".join(place) or None)
 
         return answer
@@ -353,6 +351,6 @@ def _included(request: Request, include: list[str] | None) -> list[str]:
     return wanted
 
 
-def _public(session_id: str, user: str | None) -> str:
+def _public(session_id: str, *, user: str | None) -> str:
     """The id without its user's prefix, which names them; both are understood."""
     return session_id if user is None else session_id.removeprefix(user_prefix(user))
