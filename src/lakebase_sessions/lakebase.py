@@ -159,7 +159,7 @@ class Lakebase:
                 "A session needs an id; get_session_id(request) finds or makes one."
             )
         return LakebaseSession(
-            scope_to_user(checked, user), lakebase=self, history_limit=history_limit
+            scope_to_user(checked, user), lakebase=self, user=user, history_limit=history_limit
         )
 
     @property

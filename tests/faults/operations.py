@@ -25,9 +25,12 @@ class Operation:
     after: tuple[Any, ...] = tuple(BEFORE)
     """What the conversation holds when it has been done."""
 
+    elsewhere: bool = False
+    """It leaves this conversation as it is, and writes another one."""
+
     @property
     def writes(self) -> bool:
-        return list(self.after) != BEFORE
+        return self.elsewhere or list(self.after) != BEFORE
 
 
 def _one(call: Callable[[LakebaseSession], Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -45,6 +48,24 @@ async def _turn(session: LakebaseSession, hook: Hook) -> None:
         await hook()
 
 
+async def _rewind(session: LakebaseSession) -> None:
+    await session.rewind(before_turn=1)
+
+
+async def _restore(session: LakebaseSession, hook: Hook) -> None:
+    async with session.turn() as turn:
+        await turn.get_items()
+        await turn.add_items(ADDED)
+    branch = await session.rewind(before_turn=2)
+    assert branch is not None
+    await hook()
+    await session.restore(branch)
+
+
+async def _fork(session: LakebaseSession) -> None:
+    await session.fork()
+
+
 OPERATIONS = {
     "add_items": Operation(_one(lambda s: s.add_items(ADDED)), after=(*BEFORE, *ADDED)),
     "get_items": Operation(_one(lambda s: s.get_items()), returns=BEFORE),
@@ -52,6 +73,11 @@ OPERATIONS = {
     "pop_item": Operation(_one(lambda s: s.pop_item()), returns=BEFORE[1], after=(BEFORE[0],)),
     "clear_session": Operation(_one(lambda s: s.clear_session()), after=()),
     "turn": Operation(_turn, after=(*BEFORE, *ADDED)),
+    "turns": Operation(_one(lambda s: s.turns(0)), returns=[]),
+    "branches": Operation(_one(lambda s: s.branches()), returns=[]),
+    "rewind": Operation(_one(_rewind), after=()),
+    "restore": Operation(_restore, after=(*BEFORE, *ADDED)),
+    "fork": Operation(_one(_fork), elsewhere=True),
 }
 POOL_SIZE = len(OPERATIONS) + 2
 """Enough for all of them at once, and some stay idle."""

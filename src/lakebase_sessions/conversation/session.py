@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, LiteralString, Protocol
+from typing import TYPE_CHECKING, Any, LiteralString, Protocol, Self
 
 from agents.memory.session_settings import SessionSettings, resolve_session_limit
 from databricks_openai.agents import AsyncDatabricksSession
@@ -12,6 +12,7 @@ from lakebase_sessions.conversation.atomic import AtomicTurn
 from lakebase_sessions.conversation.going_back import GoingBack
 from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
+from lakebase_sessions.conversation.session_id import scope_to_user
 from lakebase_sessions.conversation.stepped import SteppedTurn
 from lakebase_sessions.errors import LakebaseNotOpen
 from lakebase_sessions.postgres import queries
@@ -49,6 +50,7 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
     Args:
         session_id: A checked id, scoped to its user.
         lakebase: Where it is stored.
+        user: Whose it is; what is forked from it gets the same.
         history_limit: `get_items()` returns at most the latest so many items; None is all.
 
     Raises:
@@ -59,13 +61,19 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
     """That of the latest use."""
 
     def __init__(
-        self, session_id: str, *, lakebase: Owner, history_limit: int | None = None
+        self,
+        session_id: str,
+        *,
+        lakebase: Owner,
+        user: str | None = None,
+        history_limit: int | None = None,
     ) -> None:
         # The base class's constructor asks the workspace, synchronously. It is called once for an
         # engine, in a thread (postgres/prototype.py); what it set up is found by __getattr__.
         self.session_id = session_id
         self.session_settings = SessionSettings(limit=checked_limit(history_limit))
         self._owner = lakebase
+        self._user = user
 
     async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
         """The conversation, oldest item first. One round trip.
@@ -161,6 +169,15 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
         """
         async with self.turn() as turn:
             return await turn._repair(dry_run=dry_run)
+
+    def _sibling(self, session_id: str) -> Self:
+        """The same user's session of another id, checked but not scoped yet."""
+        return type(self)(
+            scope_to_user(session_id, self._user),
+            lakebase=self._owner,
+            user=self._user,
+            history_limit=self.session_settings.limit if self.session_settings else None,
+        )
 
     @property
     def engine(self) -> AsyncEngine:

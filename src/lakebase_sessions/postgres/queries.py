@@ -1,4 +1,4 @@
-"""Every SQL statement of this package, each one round trip.
+"""SQL statements of sessions, each one round trip.
 
 Tables and columns are those of `SQLAlchemySession`; names are unqualified, the connection's
 `search_path` says which schema. Statements run in autocommit: each is its own transaction.
