@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakebase_sessions.postgres.queries import ADDED, TOUCHED
+from lakebase_sessions.postgres.queries import ADDED, OUTCOME, TOUCHED
 
 PAGE = """
 SELECT known.there, item.id, item.message_data
@@ -84,37 +84,23 @@ SELECT id FROM added ORDER BY id
 """
 )
 
-CREATE = (
-    """
+_CREATED = """
 WITH session AS (
     INSERT INTO agent_sessions (session_id, updated_at)
     VALUES (%(session_id)s, LOCALTIMESTAMP + (%(count)s::integer + 99) / 100 * interval '1 us')
     ON CONFLICT (session_id) DO NOTHING
     RETURNING session_id, updated_at
 )"""
-    + ADDED
-    + """
-SELECT FROM session
-"""
-)
-"""No row if there is one already."""
 
-CREATE_DESCRIBED = (
-    """
-WITH session AS (
-    INSERT INTO agent_sessions (session_id, updated_at)
-    VALUES (%(session_id)s, LOCALTIMESTAMP + (%(count)s::integer + 99) / 100 * interval '1 us')
-    ON CONFLICT (session_id) DO NOTHING
-    RETURNING session_id, updated_at
-), described AS (
+_DESCRIBED = """, described AS (
     INSERT INTO agent_conversations (session_id, title, metadata)
     SELECT session_id, %(title)s, %(metadata)s::jsonb FROM session
 )"""
-    + ADDED
-    + """
-SELECT FROM session
-"""
-)
+
+CREATE = _CREATED + ADDED + OUTCOME
+"""No row if there is one already."""
+
+CREATE_DESCRIBED = _CREATED + _DESCRIBED + ADDED + OUTCOME
 
 FIND_RESPONSE = """
 SELECT turn.session_id, turn.number

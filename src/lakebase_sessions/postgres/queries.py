@@ -159,21 +159,21 @@ _CUT = """, cut AS (
     WHERE session_id = %(session_id)s AND id = %(cut)s::bigint
 )"""
 
-_OUTCOME = """
+OUTCOME = """
 SELECT FROM session
 """
 
-STORE_TURN = _UNMOVED + ADDED + _OUTCOME
+STORE_TURN = _UNMOVED + ADDED + OUTCOME
 """One row if it was stored, none if the session has moved since it was read: the row's
 `updated_at` is another one, or the newest item (upstream's `pop_item` leaves the date alone)."""
 
-ADD_ITEMS = TOUCHED + ADDED + _OUTCOME
+ADD_ITEMS = TOUCHED + ADDED + OUTCOME
 
-ADD_RECORDED_ITEMS = TOUCHED + ADDED + _RECORDED + _OUTCOME
+ADD_RECORDED_ITEMS = TOUCHED + ADDED + _RECORDED + OUTCOME
 
-STORE_RECORDED_TURN = _UNMOVED + ADDED + _RECORDED + _OUTCOME
+STORE_RECORDED_TURN = _UNMOVED + ADDED + _RECORDED + OUTCOME
 
-STORE_EDITED_TURN = _UNMOVED + _CUT + TAKEN_OUT + BOUNDED + ADDED + _RECORDED + _OUTCOME
+STORE_EDITED_TURN = _UNMOVED + _CUT + TAKEN_OUT + BOUNDED + ADDED + _RECORDED + OUTCOME
 """In place of what stands from the item `cut`, which becomes a branch."""
 
 READ_RECORDED_TURN = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -31,6 +32,7 @@ INCLUDABLE = frozenset(
 no use to a reader: logprobs and encrypted reasoning."""
 
 _ITEM = "item_"
+_ITEM_ID = re.compile(r"item_[0-9]{1,18}", re.ASCII)
 
 
 class _Object(BaseModel):

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response
 
 from lakebase_sessions.conversation.item_pages import (
     add_numbered,
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from fastapi import FastAPI
+    from starlette.responses import Response
 
     from lakebase_sessions.conversation.session import LakebaseSession
     from lakebase_sessions.conversation.store import SessionStore
@@ -175,8 +175,9 @@ class _Routes:
 
     async def create(self, request: Request, body: _Create) -> ConversationObject:
         user = self._user(request)
+        items: Any = body.items or ()
         created = await self._store().create(
-            body.id, user=user, title=body.title, metadata=body.metadata, items=body.items or ()
+            body.id, user=user, title=body.title, metadata=body.metadata, items=items
         )
         return conversation_object(created, partial(_public, user=user))
 
@@ -228,7 +229,7 @@ class _Routes:
         added = await add_numbered(self._session(request, conversation_id), items)
         return item_list(added, include=wanted)
 
-    async def list_items(
+    async def list_items(  # noqa: PLR0917 - FastAPI calls it by name
         self,
         request: Request,
         conversation_id: str,
@@ -268,10 +269,11 @@ class _Routes:
         return conversation_usage(await session.usage())
 
     async def fork(
-        self, request: Request, conversation_id: str, body: Annotated[_Fork, Body()] = _Fork()
+        self, request: Request, conversation_id: str, body: _Fork | None = None
     ) -> ConversationObject:
         session = self._session(request, conversation_id)
-        fork = await session.fork(body.id, before_turn=body.before_turn)
+        wanted = body or _Fork()
+        fork = await session.fork(wanted.id, before_turn=wanted.before_turn)
         return await self._retrieved(request, fork.session_id)
 
     async def rewind(self, request: Request, conversation_id: str, body: _Rewind) -> Rewound:

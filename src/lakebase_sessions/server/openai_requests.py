@@ -45,6 +45,7 @@ class OpenAIRequests:
         self._lakebase = lakebase
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
         if (
             scope["type"] != "http"
             or scope["method"] != "POST"
@@ -66,12 +67,11 @@ class OpenAIRequests:
                 )
                 return
             length = str(len(body)).encode()
-            scope = scope | {
-                "headers": [
-                    (name, length if name.lower() == b"content-length" else value)
-                    for name, value in scope["headers"]
-                ]
-            }
+            headers = [
+                (name, length if name.lower() == b"content-length" else value)
+                for name, value in scope["headers"]
+            ]
+            scope = {**scope, "headers": headers}
         waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         if not ended:
             waiting = [{"type": "http.disconnect"}]
@@ -130,7 +130,7 @@ class OpenAIRequests:
 
 async def _body(receive: Receive) -> tuple[bytes, bool]:
     """The request's body, and whether the client was there to its end."""
-    chunks = []
+    chunks: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] != "http.request":
