@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import uvicorn
+from agents import Agent
 from fastapi import FastAPI
-from mlflow.genai.agent_server import AgentServer
+from mlflow.genai.agent_server import AgentServer, get_request_headers, server
+from mlflow.types.responses import (
+    ResponsesAgentRequest,
+    ResponsesAgentResponse,
+    ResponsesAgentStreamEvent,
+)
 
-from lakebase_sessions import Lakebase
+from lakebase_sessions import Lakebase, invoke_turn, stream_turn
 from lakebase_sessions.server.conversations import add_conversations
+from lakebase_sessions.testing import OfflineModel
 
 HELLO: Any = {"type": "message", "role": "user", "content": "Hello"}
 
@@ -22,7 +32,23 @@ def who(headers: Mapping[str, str]) -> str | None:
 
 
 @pytest.fixture
-def app(lakebase: Lakebase) -> FastAPI:
+def app(lakebase: Lakebase, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+    agent = Agent(name="Assistant", model=OfflineModel())
+
+    def caller() -> str | None:
+        return get_request_headers().get("x-user")
+
+    async def invoke(request: ResponsesAgentRequest) -> ResponsesAgentResponse:
+        return await invoke_turn(agent, request, user=caller, lakebase=lakebase)
+
+    async def stream(
+        request: ResponsesAgentRequest,
+    ) -> AsyncIterator[ResponsesAgentStreamEvent]:
+        async for event in stream_turn(agent, request, user=caller, lakebase=lakebase):
+            yield event
+
+    monkeypatch.setattr(server, "_invoke_function", invoke)
+    monkeypatch.setattr(server, "_stream_function", stream)
     app = AgentServer("ResponsesAgent").app
     add_conversations(app, user=who, lakebase=lakebase)
     return app
@@ -181,3 +207,71 @@ async def test_what_is_wrong_is_named(
     error = answer.json()["error"]
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
+
+
+# --- what the client sends to the agent itself ---------------------------------------------------
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+async def test_a_response_in_a_conversation(client: openai.AsyncOpenAI, as_object: bool) -> None:
+    made = await client.conversations.create(items=[HELLO | {"content": "My name is Mia."}])
+    conversation: Any = {"id": made.id} if as_object else made.id
+    response = await client.responses.create(
+        model="agent", conversation=conversation, input="What is my name?"
+    )
+    assert "Mia" in response.output_text
+    said = [item async for item in client.conversations.items.list(made.id, order="asc")]
+    assert len(said) == 3
+
+
+async def test_a_streamed_response_in_a_conversation(client: openai.AsyncOpenAI) -> None:
+    made = await client.conversations.create(items=[HELLO | {"content": "My name is Mia."}])
+    events = [
+        event
+        async for event in await client.responses.create(
+            model="agent", conversation=made.id, input="What is my name?", stream=True
+        )
+    ]
+    assert events[0].type == "response.created"
+    assert events[-1].type == "response.completed"
+    assert "Mia" in events[-1].response.output_text
+
+
+async def test_one_of_conversation_and_previous_response(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.responses.create(
+            model="agent", conversation="x", previous_response_id="resp_1", input="Hi"
+        )
+    assert caught.value.param == "previous_response_id"
+
+
+async def test_a_previous_response_that_is_not_there(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.responses.create(model="agent", previous_response_id="resp_1", input="Hi")
+    assert caught.value.code == "previous_response_not_found"
+
+
+async def test_the_synchronous_client(app: FastAPI) -> None:
+    """Over a socket: it has no transport to an app in the same process."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    serving = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    task = asyncio.create_task(serving.serve([listener]))
+    try:
+        await asyncio.to_thread(_use, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    finally:
+        serving.should_exit = True
+        await task
+
+
+def _use(base_url: str) -> None:
+    with openai.OpenAI(
+        api_key="none", base_url=base_url, default_headers={"x-user": "mia"}, max_retries=0
+    ) as client:
+        made = client.conversations.create(items=[HELLO], metadata={"topic": "travel"})
+        assert client.conversations.retrieve(made.id) == made
+        assert client.conversations.update(made.id, metadata={}).metadata == {}
+        (item,) = client.conversations.items.create(made.id, items=[HELLO]).data
+        assert client.conversations.items.retrieve(item.id, conversation_id=made.id) == item
+        assert len(list(client.conversations.items.list(made.id, limit=1))) == 2
+        client.conversations.items.delete(item.id, conversation_id=made.id)
+        assert client.conversations.delete(made.id).deleted
