@@ -48,6 +48,10 @@ async def _turn(session: LakebaseSession, hook: Hook) -> None:
         await hook()
 
 
+async def _turns(session: LakebaseSession) -> list[Any]:
+    return [(turn.number, turn.preview, turn.items) for turn in await session.turns()]
+
+
 async def _rewind(session: LakebaseSession) -> None:
     await session.rewind(before_turn=1)
 
@@ -73,8 +77,7 @@ OPERATIONS = {
     "pop_item": Operation(_one(lambda s: s.pop_item()), returns=BEFORE[1], after=(BEFORE[0],)),
     "clear_session": Operation(_one(lambda s: s.clear_session()), after=()),
     "turn": Operation(_turn, after=(*BEFORE, *ADDED)),
-    "turns": Operation(_one(lambda s: s.turns(0)), returns=[]),
-    "branches": Operation(_one(lambda s: s.branches()), returns=[]),
+    "turns": Operation(_one(_turns), returns=[(1, "first", len(BEFORE))]),
     "rewind": Operation(_one(_rewind), after=()),
     "restore": Operation(_restore, after=(*BEFORE, *ADDED)),
     "fork": Operation(_one(_fork), elsewhere=True),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -615,3 +617,20 @@ async def test_usage_is_summed(session: LakebaseSession) -> None:
     usage = await session.usage()
     assert (usage.requests, usage.input_tokens, usage.output_tokens) == (3, 13, 0)
     assert {model: used.input_tokens for model, used in usage.by_model.items()} == {"m": 8, "n": 5}
+
+
+async def test_the_sql_of_the_docs(
+    session: LakebaseSession, local: LocalLakebase, database: str
+) -> None:
+    async with session.turn() as turn:
+        await turn.get_items()
+        turn.record.usage = {"m": {"requests": 1, "total_tokens": 7}}
+        await turn.add_items(exchange("a"))
+    await take_turns(session, "b")
+    await session.fork("t")
+    await session.rewind(before_turn=2)
+    page = Path(__file__).parents[2] / "docs" / "going_back.md"
+    [block] = re.findall("```sql\n(.*?)```", page.read_text(), re.DOTALL)
+    with admin(local, database) as connection:
+        answers = [connection.execute(one).fetchall() for one in block.split(";\n") if one.strip()]
+    assert answers == [[("m", 7)], [("s", 1)], [("t", "s", None)]]
