@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from lakebase_sessions.factory import default_lakebase, session_for
     from lakebase_sessions.lakebase import Lakebase
+    from lakebase_sessions.server.conversations import add_conversations, conversations_router
     from lakebase_sessions.server.http import add_error_handlers
     from lakebase_sessions.server.turns import current_user, invoke_turn, stream_turn
     from lakebase_sessions.workspace.target import resolve_lakebase_instance_name
@@ -64,6 +65,7 @@ _HOMES = {
     "conversation.turns": ("Branch", "Turn", "Usage"),
     "factory": ("default_lakebase", "session_for"),
     "lakebase": ("Lakebase",),
+    "server.conversations": ("add_conversations", "conversations_router"),
     "server.http": ("add_error_handlers",),
     "server.turns": ("current_user", "invoke_turn", "stream_turn"),
     "workspace.target": ("resolve_lakebase_instance_name",),
@@ -109,7 +111,9 @@ __all__ = [
     "TurnNotFound",
     "TurnNotOpen",
     "Usage",
+    "add_conversations",
     "add_error_handlers",
+    "conversations_router",
     "current_user",
     "default_lakebase",
     "get_session_id",

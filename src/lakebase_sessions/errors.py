@@ -28,6 +28,7 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── ConversationNotFound     LookupError              404  conversation_not_found
     ├── TurnNotFound             LookupError              404  turn_not_found
     ├── BranchNotFound           LookupError              404  branch_not_found
+    ├── ItemNotFound             LookupError              404  item_not_found
     ├── TurnNotOpen              RuntimeError             500  turn_not_open
     ├── LakebaseNotOpen          RuntimeError             503  lakebase_not_open
     └── LocalLakebaseError       RuntimeError             500  local_lakebase
@@ -326,6 +327,17 @@ class BranchNotFound(LakebaseSessionsError, LookupError):
     """
 
     code = "branch_not_found"
+    http_status = 404
+
+
+class ItemNotFound(LakebaseSessionsError, LookupError):
+    """The conversation has no item with this id.
+
+    To fix this: list the conversation's items; one that was taken out has its id again when it is
+    restored.
+    """
+
+    code = "item_not_found"
     http_status = 404
 
 
