@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from lakebase_sessions.errors import (
         ConfigurationError,
         ConversationConflict,
+        ConversationExists,
+        ConversationNotFound,
         DatabaseFailure,
+        InvalidExport,
         InvalidItems,
         InvalidLimit,
         InvalidSessionId,
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from lakebase_sessions.lakebase import Lakebase
     from lakebase_sessions.server.http import add_error_handlers
     from lakebase_sessions.server.turns import current_user, invoke_turn, stream_turn
+    from lakebase_sessions.transfer.export import export_conversations
+    from lakebase_sessions.transfer.load import Loaded, load_conversations
     from lakebase_sessions.workspace.target import resolve_lakebase_instance_name
 
 _HOMES = {
@@ -49,6 +54,8 @@ _HOMES = {
     "lakebase": ("Lakebase",),
     "server.http": ("add_error_handlers",),
     "server.turns": ("current_user", "invoke_turn", "stream_turn"),
+    "transfer.export": ("export_conversations",),
+    "transfer.load": ("Loaded", "load_conversations"),
     "workspace.target": ("resolve_lakebase_instance_name",),
 }
 
@@ -56,7 +63,10 @@ __all__ = [
     "AtomicTurn",
     "ConfigurationError",
     "ConversationConflict",
+    "ConversationExists",
+    "ConversationNotFound",
     "DatabaseFailure",
+    "InvalidExport",
     "InvalidItems",
     "InvalidLimit",
     "InvalidSessionId",
@@ -67,6 +77,7 @@ __all__ = [
     "LakebaseSessionsError",
     "LakebaseTimeout",
     "LakebaseUnavailable",
+    "Loaded",
     "LocalLakebaseError",
     "MissingConfiguration",
     "PermissionDenied",
@@ -77,8 +88,10 @@ __all__ = [
     "add_error_handlers",
     "current_user",
     "default_lakebase",
+    "export_conversations",
     "get_session_id",
     "invoke_turn",
+    "load_conversations",
     "merge_history",
     "resolve_lakebase_instance_name",
     "session_for",

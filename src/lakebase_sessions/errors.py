@@ -10,6 +10,7 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── InvalidUser              ValueError               400  invalid_user
     ├── InvalidItems             TypeError, ValueError    400  invalid_items
     ├── InvalidLimit             ValueError               400  invalid_limit
+    ├── InvalidExport            ValueError               400  invalid_export
     ├── TargetNotFound           LookupError, ValueError  500  target_not_found
     ├── PermissionDenied         PermissionError          403  permission_denied
     ├── TablesMissing            LookupError              500  tables_missing
@@ -17,6 +18,8 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     │   └── LakebaseTimeout      TimeoutError             503  lakebase_timeout
     ├── DatabaseFailure          RuntimeError             500  database_failure
     ├── ConversationConflict     RuntimeError             409  conversation_conflict
+    ├── ConversationExists       RuntimeError             409  conversation_exists
+    ├── ConversationNotFound     LookupError              404  conversation_not_found
     ├── TurnNotOpen              RuntimeError             500  turn_not_open
     ├── LakebaseNotOpen          RuntimeError             503  lakebase_not_open
     └── LocalLakebaseError       RuntimeError             500  local_lakebase
@@ -83,6 +86,13 @@ class InvalidLimit(LakebaseSessionsError, ValueError):
     http_status = 400
 
 
+class InvalidExport(LakebaseSessionsError, ValueError):
+    """What was to be loaded is no whole export of conversations."""
+
+    code = "invalid_export"
+    http_status = 400
+
+
 class TargetNotFound(LakebaseSessionsError, LookupError, ValueError):
     """No Lakebase, branch, endpoint or database goes by the configured name."""
 
@@ -143,6 +153,20 @@ class ConversationConflict(LakebaseSessionsError, RuntimeError):
 
     code = "conversation_conflict"
     http_status = 409
+
+
+class ConversationExists(LakebaseSessionsError, RuntimeError):
+    """A conversation is stored under this id already, and was not to be replaced."""
+
+    code = "conversation_exists"
+    http_status = 409
+
+
+class ConversationNotFound(LakebaseSessionsError, LookupError):
+    """No conversation is stored under this id."""
+
+    code = "conversation_not_found"
+    http_status = 404
 
 
 class TurnNotOpen(LakebaseSessionsError, RuntimeError):

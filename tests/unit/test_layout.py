@@ -14,7 +14,7 @@ import lakebase_sessions
 PACKAGE = Path(lakebase_sessions.__file__).parent
 ORDER = ("server", "factory", "lakebase", "conversation", "postgres", "workspace", "errors")
 """Each may import those behind it, and itself."""
-BESIDE = ("local", "cli", "doctor", "access", "testing")
+BESIDE = ("local", "cli", "doctor", "access", "testing", "transfer")
 """May import anything of the way; nobody on the way imports them."""
 
 MODULES = {
