@@ -82,3 +82,24 @@ output_option = click.option(
     show_default=True,
     help="For people or for programs.",
 )
+
+
+user_option = click.option(
+    "--user",
+    metavar="USER",
+    help="Only this user's conversations: the `user=` that they were stored with.",
+)
+
+yes_option = click.option(
+    "-y",
+    "--yes",
+    is_flag=True,
+    help="Do not ask. Needed where something would be destroyed and there is no terminal.",
+)
+
+
+def scoped(session_id: str, user: str | None) -> str:
+    """A session id as it is stored. It is taken as it stands where no user is named."""
+    from lakebase_sessions.conversation.session_id import scope_to_user  # noqa: PLC0415
+
+    return scope_to_user(session_id, user)

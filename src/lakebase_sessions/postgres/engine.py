@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -26,15 +26,17 @@ from lakebase_sessions.errors import (
 )
 from lakebase_sessions.postgres import tables
 from lakebase_sessions.postgres.pool import Pool
-from lakebase_sessions.postgres.prototype import made_by_upstream
 from lakebase_sessions.postgres.transaction import Transaction
 from lakebase_sessions.workspace.place import quoted
 
 if TYPE_CHECKING:
+    from databricks_openai.agents import AsyncDatabricksSession
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from lakebase_sessions.postgres.connection import Connection
     from lakebase_sessions.workspace.place import Place
+
+    MakePrototype = Callable[[Place, Callable[[], Awaitable[Connection]]], AsyncDatabricksSession]
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +52,25 @@ class LoopEngine:
     Args:
         place: Where to connect, and as whom.
         loop: The loop; not kept alive.
+        make_prototype: Makes what sessions copy; None for who needs statements alone, and then
+            does not load what upstream's class loads.
     """
 
-    def __init__(self, place: Place, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        place: Place,
+        loop: asyncio.AbstractEventLoop,
+        make_prototype: MakePrototype | None = None,
+    ) -> None:
         self._place = place
         self.pool = Pool(place, loop)
         self._own_exist = False
         self.keeps_records = False
         """Whether this package's own tables are there and may be used."""
         self._watchdog = _Watchdog(place.statement_seconds)
-        self.prototype = made_by_upstream(place, self.connection)
+        if make_prototype is None:
+            return
+        self.prototype = make_prototype(place, self.connection)
         self.transactional: AsyncEngine = self.prototype.engine.execution_options(
             isolation_level="READ COMMITTED"
         )

@@ -12,13 +12,13 @@ from lakebase_sessions.postgres import transfer
 from lakebase_sessions.transfer.lines import HEADER, Branch, End, Head, Item, Record, Turn, line
 
 if TYPE_CHECKING:
-    from lakebase_sessions.lakebase import Lakebase
+    from lakebase_sessions.conversation.session import Owner
     from lakebase_sessions.postgres.engine import LoopEngine
     from lakebase_sessions.postgres.transaction import Transaction
 
 
 async def export_conversations(
-    lakebase: Lakebase, *, session_ids: Iterable[str] | None = None, user: str | None = None
+    lakebase: Owner, *, session_ids: Iterable[str] | None = None, user: str | None = None
 ) -> AsyncIterator[bytes]:
     """The lines of an export, for a file: JSON, lossless, in the order of the ids.
 
@@ -51,7 +51,7 @@ async def export_conversations(
 
 
 async def count_conversations(
-    lakebase: Lakebase, *, session_ids: Iterable[str] | None = None, user: str | None = None
+    lakebase: Owner, *, session_ids: Iterable[str] | None = None, user: str | None = None
 ) -> int:
     """How many an export has. One round trip."""
     engine = await lakebase.engine_here()
@@ -60,7 +60,7 @@ async def count_conversations(
 
 
 async def records(
-    lakebase: Lakebase, *, session_ids: Iterable[str] | None = None, user: str | None = None
+    lakebase: Owner, *, session_ids: Iterable[str] | None = None, user: str | None = None
 ) -> AsyncIterator[Record]:
     """What the lines hold, without the last one."""
     wanted = None if session_ids is None else dict.fromkeys(session_ids)

@@ -14,7 +14,7 @@ from lakebase_sessions.postgres import transfer
 from lakebase_sessions.transfer.lines import Branch, End, Head, Item, Record, Turn, record
 
 if TYPE_CHECKING:
-    from lakebase_sessions.lakebase import Lakebase
+    from lakebase_sessions.conversation.session import Owner
     from lakebase_sessions.postgres.engine import LoopEngine
     from lakebase_sessions.postgres.transaction import Transaction
 
@@ -42,7 +42,7 @@ class Loaded:
 
 
 async def load_conversations(
-    lakebase: Lakebase,
+    lakebase: Owner,
     source: Iterable[bytes] | AsyncIterable[bytes],
     *,
     user: str | None = None,
@@ -132,7 +132,7 @@ async def _pieces(source: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterat
 
 
 async def load(
-    lakebase: Lakebase,
+    lakebase: Owner,
     records: AsyncIterator[Record],
     *,
     user: str | None = None,
