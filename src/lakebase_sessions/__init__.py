@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lakebase_sessions.conversation.atomic import AtomicTurn
     from lakebase_sessions.conversation.history import merge_history
+    from lakebase_sessions.conversation.listing import Conversation, Page
     from lakebase_sessions.conversation.session import LakebaseSession
     from lakebase_sessions.conversation.session_id import get_session_id
     from lakebase_sessions.conversation.soundness import RefusedItem
+    from lakebase_sessions.conversation.store import SessionStore
     from lakebase_sessions.errors import (
         ConfigurationError,
         ConversationConflict,
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
         InvalidExport,
         InvalidItems,
         InvalidLimit,
+        InvalidMetadata,
+        InvalidQuery,
         InvalidSessionId,
         InvalidUser,
         LakebaseNotOpen,
@@ -47,9 +51,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "conversation.atomic": ("AtomicTurn",),
     "conversation.history": ("merge_history",),
+    "conversation.listing": ("Conversation", "Page"),
     "conversation.session": ("LakebaseSession",),
     "conversation.session_id": ("get_session_id",),
     "conversation.soundness": ("RefusedItem",),
+    "conversation.store": ("SessionStore",),
     "factory": ("default_lakebase", "session_for"),
     "lakebase": ("Lakebase",),
     "server.http": ("add_error_handlers",),
@@ -62,6 +68,7 @@ _HOMES = {
 __all__ = [
     "AtomicTurn",
     "ConfigurationError",
+    "Conversation",
     "ConversationConflict",
     "ConversationExists",
     "ConversationNotFound",
@@ -69,6 +76,8 @@ __all__ = [
     "InvalidExport",
     "InvalidItems",
     "InvalidLimit",
+    "InvalidMetadata",
+    "InvalidQuery",
     "InvalidSessionId",
     "InvalidUser",
     "Lakebase",
@@ -80,8 +89,10 @@ __all__ = [
     "Loaded",
     "LocalLakebaseError",
     "MissingConfiguration",
+    "Page",
     "PermissionDenied",
     "RefusedItem",
+    "SessionStore",
     "TablesMissing",
     "TargetNotFound",
     "TurnNotOpen",

@@ -11,6 +11,8 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── InvalidItems             TypeError, ValueError    400  invalid_items
     ├── InvalidLimit             ValueError               400  invalid_limit
     ├── InvalidExport            ValueError               400  invalid_export
+    ├── InvalidMetadata          ValueError               400  invalid_metadata
+    ├── InvalidQuery             ValueError               400  invalid_query
     ├── TargetNotFound           LookupError, ValueError  500  target_not_found
     ├── PermissionDenied         PermissionError          403  permission_denied
     ├── TablesMissing            LookupError              500  tables_missing
@@ -93,6 +95,20 @@ class InvalidExport(LakebaseSessionsError, ValueError):
     http_status = 400
 
 
+class InvalidMetadata(LakebaseSessionsError, ValueError):
+    """A title or metadata cannot be stored, or go beyond their bounds."""
+
+    code = "invalid_metadata"
+    http_status = 400
+
+
+class InvalidQuery(LakebaseSessionsError, ValueError):
+    """What a listing was asked for makes no sense: an order, a bound, or where it goes on."""
+
+    code = "invalid_query"
+    http_status = 400
+
+
 class TargetNotFound(LakebaseSessionsError, LookupError, ValueError):
     """No Lakebase, branch, endpoint or database goes by the configured name."""
 
@@ -163,7 +179,7 @@ class ConversationExists(LakebaseSessionsError, RuntimeError):
 
 
 class ConversationNotFound(LakebaseSessionsError, LookupError):
-    """No conversation is stored under this id."""
+    """There is no conversation of this id."""
 
     code = "conversation_not_found"
     http_status = 404

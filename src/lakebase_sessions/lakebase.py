@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from lakebase_sessions.conversation.session import LakebaseSession
 from lakebase_sessions.conversation.session_id import check_session_id, scope_to_user
+from lakebase_sessions.conversation.store import SessionStore
 from lakebase_sessions.errors import (
     CLOSED,
     InvalidSessionId,
@@ -161,6 +162,11 @@ class Lakebase:
         return LakebaseSession(
             scope_to_user(checked, user), lakebase=self, history_limit=history_limit
         )
+
+    @property
+    def store(self) -> SessionStore:
+        """All conversations here: to list, describe, search, delete."""
+        return SessionStore(self)
 
     @property
     def name(self) -> str:

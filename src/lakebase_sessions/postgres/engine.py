@@ -199,6 +199,25 @@ class LoopEngine:
                 self._place.user,
             )
 
+    def check_records(self) -> None:
+        """For what needs this package's own tables.
+
+        Raises:
+            TablesMissing: They are not there or may not be used.
+        """
+        if self.keeps_records:
+            return
+        place = self._place
+        if self._own_exist:
+            raise TablesMissing(
+                f"'{place.user}' may not use the tables of turns and branches in {place.where}. "
+                "To fix this, whoever owns them runs `lakebase-sessions grant` for it."
+            )
+        raise TablesMissing(
+            f"There are no tables for turns and branches in {place.where}, and they may not be "
+            "made. To fix this, whoever owns agent_sessions runs `lakebase-sessions init`."
+        )
+
     async def _make_tables(self, *, create: bool) -> None:
         place = self._place
         if not create:

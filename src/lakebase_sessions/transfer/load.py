@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lakebase_sessions.conversation.session_id import check_session_id, scope_to_user
-from lakebase_sessions.errors import ConversationExists, InvalidExport, TablesMissing
+from lakebase_sessions.errors import ConversationExists, InvalidExport
 from lakebase_sessions.postgres import transfer
 from lakebase_sessions.transfer.lines import Branch, End, Head, Item, Record, Turn, record
 
@@ -344,12 +344,12 @@ class _Loading:
             )
         own = [head for head in self._heads if any(head.get(name) for name in _OWN)]
         if own:
-            self._need_tables()
+            self._engine.check_records()
             await transaction.rows(transfer.INSERT_CONVERSATIONS, {"heads": json.dumps(own)})
         self._heads = []
 
     async def _send_branches(self, transaction: Transaction) -> None:
-        self._need_tables()
+        self._engine.check_records()
         rows = [row for _, _, row in self._branches]
         made = await transaction.rows(transfer.INSERT_BRANCHES, {"branches": json.dumps(rows)})
         for (here, number, row), (branch_id,) in zip(self._branches, made, strict=True):
@@ -359,7 +359,7 @@ class _Loading:
     async def _send_items(self, transaction: Transaction) -> None:
         branches = [here.branch_id(item.branch) for here, _, item in self._items]
         if any(branches):
-            self._need_tables()
+            self._engine.check_records()
         made = await transaction.rows(
             transfer.INSERT_ITEMS if self._engine.keeps_records else transfer.INSERT_PLAIN_ITEMS,
             {
@@ -382,14 +382,6 @@ class _Loading:
             if not row.get("waits")
         ]
         if ready:
-            self._need_tables()
+            self._engine.check_records()
             await transaction.rows(transfer.INSERT_TURNS, {"turns": json.dumps(ready)})
             self._turns = [(here, row) for here, row in self._turns if row.get("waits")]
-
-    def _need_tables(self) -> None:
-        if not self._engine.keeps_records:
-            raise TablesMissing(
-                "The export has titles, branches or turns, and there are no tables for them, or "
-                "they may not be used. `lakebase-sessions init`, by who owns the tables, makes "
-                "them; `lakebase-sessions grant` lets somebody use them."
-            )

@@ -1,0 +1,330 @@
+"""The statements that list conversations: each a page, in one round trip.
+
+A page is found first, by keys alone, and only then looked at: titles, numbers and first words are
+those of its conversations and of no others. Where nothing is filtered, an index on
+`agent_sessions` gives its rows in order. Where something is, there are two ways, and the statement
+takes the shorter one: few conversations can be meant, so they are sorted and looked through; or
+many are, so that some of them are soon met on the way from the newest to the oldest. That way ends
+after so many conversations, and the page says where.
+
+Limits that the planner reads are written out: one that is a parameter it takes for a tenth of the
+table, and sorts that.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Literal, LiteralString, NamedTuple
+
+from lakebase_sessions.postgres.said import folded, is_users, said
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Order = Literal["updated", "created"]
+
+MOST = 100
+"""Conversations on a page, as in OpenAI's listings."""
+WALKED = 2000
+"""Conversations that one statement looks through for words, where no index leads to them: about
+0.1 s."""
+PASSED = 20_000
+"""Conversations that one statement passes by for their metadata."""
+FEW = 2000
+"""Candidates of an index that are sorted; of more, some are soon met on the way."""
+
+GRAMS = "agent_said_grams"
+"""The function that the index on what was said is of (postgres/indexes.py)."""
+
+
+class Listing(NamedTuple):
+    """What a listing is by; each combination is a statement of its own.
+
+    Attributes:
+        own: This package's tables may be used.
+        user: Of one user's conversations.
+        metadata: They have it.
+        search: Somebody said it; with the collation that folds it.
+        grams: An index leads to what was said.
+    """
+
+    order: Order = "updated"
+    own: bool = True
+    user: bool = False
+    metadata: bool = False
+    search: str | None = None
+    grams: bool = False
+
+
+_DETAILS = """
+SELECT page.session_id, to_char(page.key, 'YYYY-MM-DD"T"HH24:MI:SS.US'),
+    page.created_at AT TIME ZONE current_setting('TimeZone'),
+    page.updated_at AT TIME ZONE current_setting('TimeZone'),
+    {own_columns}, opening.words, held.items, coalesce(latest.number, 0) + unrecorded.turns
+FROM ({page}) AS page
+{own_joins}
+LEFT JOIN LATERAL (
+    SELECT count(*) AS items FROM agent_messages AS message
+    WHERE message.session_id = page.session_id
+) AS held ON true
+LEFT JOIN LATERAL (
+    SELECT left({said}, 1000) AS words FROM agent_messages AS message
+    WHERE message.session_id = page.session_id AND {is_users}
+    ORDER BY message.created_at, message.id
+    LIMIT 1
+) AS opening ON true
+LEFT JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE users AND NOT coalesce(users_before, false)) AS turns
+    FROM (
+        SELECT users, lag(users) OVER (ORDER BY created_at, id) AS users_before
+        FROM (
+            SELECT {is_users} AS users, created_at, id FROM agent_messages AS message
+            WHERE message.session_id = page.session_id
+                AND message.id > coalesce(latest.last_item, 0)
+        ) AS message
+    ) AS message
+) AS unrecorded ON true
+"""
+"""The turns are those that have a row, and behind the latest of them, wherever the user speaks."""
+
+_OWN_COLUMNS = "conversation.title, conversation.metadata, conversation.forked_from"
+_NO_COLUMNS = "NULL::text, NULL::jsonb, NULL::varchar"
+
+_OWN_JOINS = """
+LEFT JOIN {conversations} AS conversation ON conversation.session_id = page.session_id
+LEFT JOIN LATERAL (
+    SELECT turn.number, turn.last_item FROM agent_turns AS turn
+    WHERE turn.session_id = page.session_id
+        AND turn.branch_id IS NULL
+        AND turn.first_item <= (
+            SELECT message.id FROM agent_messages AS message
+            WHERE message.session_id = page.session_id
+            ORDER BY message.created_at DESC, message.id DESC
+            LIMIT 1
+        )
+    ORDER BY turn.first_item DESC
+    LIMIT 1
+) AS latest ON true
+"""
+_NO_JOINS = "CROSS JOIN (SELECT NULL::integer AS number, NULL::bigint AS last_item) AS latest"
+
+_END = """
+UNION ALL (
+    SELECT seen.session_id, to_char(seen.key, 'YYYY-MM-DD"T"HH24:MI:SS.US'), NULL, NULL,
+        {own_columns}, NULL, NULL, NULL
+    FROM ({end}) AS seen
+)
+"""
+
+_KEYS = "session.session_id, session.created_at, session.updated_at, session.{order}_at AS key"
+
+_SCOPE = """
+    (session.{order}_at, session.session_id) < (%(key)s::timestamp, %(last)s)
+    AND session.updated_at >= %(since)s::timestamptz AT TIME ZONE current_setting('TimeZone')
+    AND session.updated_at < %(before)s::timestamptz AT TIME ZONE current_setting('TimeZone')
+"""
+
+USERS = """
+    AND split_part(session.session_id, ':', 1) = split_part(%(prefix)s, ':', 1)
+    AND starts_with(session.session_id::text, %(prefix)s)
+"""
+"""The first is what the index is on; the second leaves out an id that is a user's name alone."""
+
+_HAS_METADATA = """
+    AND (
+        SELECT metadata @> %(metadata)s::jsonb FROM agent_conversations AS described
+        WHERE described.session_id = walked.session_id
+    )
+"""
+
+_WAS_SAID = """
+    AND (
+        SELECT true FROM agent_messages AS message
+        WHERE message.session_id = walked.session_id
+            AND strpos({folded}, (SELECT folded FROM needle)) > 0
+        LIMIT 1
+    )
+"""
+
+_WITH_METADATA = """
+    SELECT session_id FROM agent_conversations
+    WHERE metadata @> %(metadata)s::jsonb
+    LIMIT {few} + 1
+"""
+
+_WITH_GRAMS = """
+    SELECT session_id FROM agent_messages
+    WHERE {grams}(message_data) @> (SELECT grams FROM needle)
+    LIMIT {few} + 1
+"""
+
+_WALK = """
+    SELECT {keys} FROM agent_sessions AS session
+    WHERE {scope}
+    ORDER BY key DESC, session_id DESC
+    LIMIT {bound}
+"""
+
+_SORT = """
+    SELECT {keys}
+    FROM (SELECT DISTINCT session_id FROM candidate WHERE (SELECT few FROM found)) AS candidate
+    CROSS JOIN LATERAL (
+        SELECT * FROM agent_sessions WHERE session_id = candidate.session_id OFFSET 0
+    ) AS session
+    WHERE {scope}
+    ORDER BY key DESC, session_id DESC
+    OFFSET 0
+"""
+"""OFFSET 0 is what the planner does not look behind: it would join all sessions, or look through
+all that are sorted before it takes the first."""
+
+_FIRST = """
+    SELECT * FROM ({walked}) AS walked
+    WHERE true {conditions}
+    ORDER BY key DESC, session_id DESC
+    LIMIT %(limit)s::bigint
+"""
+
+
+@cache
+def page_of(listing: Listing) -> LiteralString:
+    """The statement for a page.
+
+    Parameters: `limit`; `key` and `last`, behind which it begins; `since` and `before`; and, as the
+    listing has them, `prefix`, `metadata`, `words` and `item`, which is an item that says them.
+
+    Its last row may have a key and no conversation: so far it has looked, and no further.
+    """
+    scope = (_SCOPE + (USERS if listing.user else "")).format(order=listing.order)
+    keys = _KEYS.format(order=listing.order)
+    conditions = _HAS_METADATA if listing.metadata else ""
+    if listing.search is not None:
+        text = said("message.message_data")
+        conditions += _WAS_SAID.format(folded=folded(text, listing.search))
+    if not conditions:
+        walk = _WALK.format(keys=keys, scope=scope, bound=MOST + 1)
+        return _finished(listing, _FIRST.format(walked=walk, conditions=""))
+
+    bound = PASSED if listing.search is None else WALKED
+    tables = dict(_candidates(listing))
+    many = " AND NOT (SELECT few FROM found)" if "candidate" in tables else ""
+    walk = _WALK.format(keys=keys, scope=scope + many, bound=bound)
+    page = _FIRST.format(walked=walk, conditions=conditions)
+    if "candidate" in tables:
+        sort = _SORT.format(keys=keys, scope=scope)
+        page = f"({_FIRST.format(walked=sort, conditions=conditions)}) UNION ALL ({page})"
+    with_ = ", ".join(f"{name} AS MATERIALIZED ({query})" for name, query in tables.items())
+    end = f"SELECT * FROM ({walk}) AS walked OFFSET {bound - 1}"  # noqa: S608 - constants
+    return _finished(listing, page, f"WITH {with_}" if with_ else "", end)
+
+
+def _candidates(listing: Listing) -> Iterator[tuple[str, str]]:
+    few = f"SELECT count(*) <= {FEW} AS few FROM candidate"  # noqa: S608 - constants
+    if listing.search is not None:
+        words = folded("%(words)s::text", listing.search)
+        grams = f", {GRAMS}(%(item)s) AS grams" if listing.grams else ""
+        yield "needle", f"SELECT {words} AS folded{grams}"
+    if listing.grams:
+        yield "candidate", _WITH_GRAMS.format(grams=GRAMS, few=FEW)
+        # Of one or two letters there are no grams.
+        yield (
+            "found",
+            few.replace("count(*)", "(SELECT grams FROM needle) IS NOT NULL AND count(*)"),
+        )
+    elif listing.metadata:
+        yield "candidate", _WITH_METADATA.format(few=FEW)
+        yield "found", few
+
+
+def _finished(
+    listing: Listing,
+    page: str,
+    tables: str = "",
+    end: str = "",
+    *,
+    conversations: str = "agent_conversations",
+) -> LiteralString:
+    details = _DETAILS.format(
+        page=page,
+        own_columns=_OWN_COLUMNS if listing.own else _NO_COLUMNS,
+        own_joins=_OWN_JOINS.format(conversations=conversations) if listing.own else _NO_JOINS,
+        said=said("message.message_data"),
+        is_users=is_users("message.message_data"),
+    )
+    if end:
+        end = _END.format(end=end, own_columns=_NO_COLUMNS)
+    return f"{tables} ({details} ORDER BY page.key DESC, page.session_id DESC) {end}"
+
+
+_ONE = """
+    SELECT session.session_id, created_at, updated_at, updated_at AS key
+    FROM {source} AS session
+    WHERE session.session_id = %(session_id)s
+"""
+
+_UPDATED = """
+WITH described AS (
+    INSERT INTO agent_conversations AS known (session_id, title, metadata)
+    SELECT session_id, %(title)s, coalesce(%(metadata)s::jsonb, '{}') FROM agent_sessions
+    WHERE session_id = %(session_id)s
+    ON CONFLICT (session_id) DO UPDATE SET
+        title = CASE WHEN %(titled)s::boolean THEN EXCLUDED.title ELSE known.title END,
+        metadata = coalesce(%(metadata)s::jsonb, known.metadata)
+    RETURNING session_id, title, metadata, forked_from
+)"""
+
+
+@cache
+def one(*, own: bool) -> LiteralString:
+    """The statement for the conversation `session_id`."""
+    return _finished(Listing(own=own), _ONE.format(source="agent_sessions"))
+
+
+@cache
+def updated() -> LiteralString:
+    """The statement that sets `title`, if `titled`, and `metadata`, if it is not NULL.
+
+    No row if there is no such conversation. When it was last used stays as it is.
+    """
+    source = "described JOIN agent_sessions USING (session_id)"
+    page = _ONE.format(source=f"(SELECT * FROM {source})")  # noqa: S608 - nothing but constants
+    return _finished(Listing(), page, _UPDATED, conversations="described")
+
+
+_COUNT = """
+SELECT count(*) FROM agent_sessions AS session {joined}
+WHERE session.updated_at >= %(since)s::timestamptz AT TIME ZONE current_setting('TimeZone')
+    AND session.updated_at < %(before)s::timestamptz AT TIME ZONE current_setting('TimeZone')
+    {users} {has}
+"""
+
+
+@cache
+def count(*, user: bool, metadata: bool) -> LiteralString:
+    """The statement for how many conversations there are."""
+    return _COUNT.format(
+        joined="JOIN agent_conversations USING (session_id)" if metadata else "",
+        users=USERS if user else "",
+        has="AND metadata @> %(metadata)s::jsonb" if metadata else "",
+    )
+
+
+DELETE = """
+WITH messages AS (DELETE FROM agent_messages WHERE session_id = %(session_id)s)
+DELETE FROM agent_sessions WHERE session_id = %(session_id)s
+RETURNING session_id
+"""
+
+DELETE_USERS = f"""
+WITH gone AS MATERIALIZED (
+    SELECT session.session_id FROM agent_sessions AS session
+    WHERE true {USERS}
+    ORDER BY session.session_id
+    LIMIT %(limit)s::bigint
+    FOR UPDATE
+), messages AS (
+    DELETE FROM agent_messages USING gone WHERE agent_messages.session_id = gone.session_id
+)
+DELETE FROM agent_sessions USING gone WHERE agent_sessions.session_id = gone.session_id
+RETURNING agent_sessions.session_id
+"""  # noqa: S608
