@@ -9,13 +9,17 @@ from typing import Any
 
 import click
 
+from lakebase_sessions.cli.delete import delete
 from lakebase_sessions.cli.doctor import doctor
 from lakebase_sessions.cli.export import export
 from lakebase_sessions.cli.grant import grant
 from lakebase_sessions.cli.init import init
+from lakebase_sessions.cli.list import list_
 from lakebase_sessions.cli.load import load
 from lakebase_sessions.cli.local import local
+from lakebase_sessions.cli.show import show
 from lakebase_sessions.cli.terminal import harmless
+from lakebase_sessions.cli.title import title
 
 INTERRUPTED = 130
 """The exit code of what Ctrl-C has ended: 128 and the number of the signal."""
@@ -45,5 +49,5 @@ def main() -> None:
     """OpenAI Agents SDK sessions on Databricks Lakebase."""
 
 
-for _command in (doctor, export, grant, init, load, local):
+for _command in (delete, doctor, export, grant, init, list_, load, local, show, title):
     main.add_command(_command)
