@@ -65,8 +65,8 @@ def choice(config: pytest.Config) -> str:
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Which server it is; it is started for that."""
-    if config.option.collectonly:
-        return None
+    if config.option.collectonly or config.getoption("numprocesses", None):
+        return None  # with pytest-xdist each worker has a server of its own
     with psycopg.connect(server(config).admin_dsn, dbname="postgres") as connection:
         row = connection.execute("SELECT current_setting('server_version')").fetchone()
         tls = connection.pgconn.ssl_in_use

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lakebase_sessions.conversation.atomic import AtomicTurn
     from lakebase_sessions.conversation.history import merge_history
-    from lakebase_sessions.conversation.listing import Conversation, Page
+    from lakebase_sessions.conversation.listing import Conversation, Page, Pruned
     from lakebase_sessions.conversation.session import LakebaseSession
     from lakebase_sessions.conversation.session_id import get_session_id
     from lakebase_sessions.conversation.soundness import RefusedItem
     from lakebase_sessions.conversation.store import SessionStore
+    from lakebase_sessions.conversation.turns import Branch, Turn, Usage
     from lakebase_sessions.errors import (
+        BranchNotFound,
         ConfigurationError,
         ConversationConflict,
         ConversationExists,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         PermissionDenied,
         TablesMissing,
         TargetNotFound,
+        TurnNotFound,
         TurnNotOpen,
     )
     from lakebase_sessions.factory import default_lakebase, session_for
@@ -51,11 +54,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "conversation.atomic": ("AtomicTurn",),
     "conversation.history": ("merge_history",),
-    "conversation.listing": ("Conversation", "Page"),
+    "conversation.listing": ("Conversation", "Page", "Pruned"),
     "conversation.session": ("LakebaseSession",),
     "conversation.session_id": ("get_session_id",),
     "conversation.soundness": ("RefusedItem",),
     "conversation.store": ("SessionStore",),
+    "conversation.turns": ("Branch", "Turn", "Usage"),
     "factory": ("default_lakebase", "session_for"),
     "lakebase": ("Lakebase",),
     "server.http": ("add_error_handlers",),
@@ -67,6 +71,8 @@ _HOMES = {
 
 __all__ = [
     "AtomicTurn",
+    "Branch",
+    "BranchNotFound",
     "ConfigurationError",
     "Conversation",
     "ConversationConflict",
@@ -91,11 +97,15 @@ __all__ = [
     "MissingConfiguration",
     "Page",
     "PermissionDenied",
+    "Pruned",
     "RefusedItem",
     "SessionStore",
     "TablesMissing",
     "TargetNotFound",
+    "Turn",
+    "TurnNotFound",
     "TurnNotOpen",
+    "Usage",
     "add_error_handlers",
     "current_user",
     "default_lakebase",

@@ -22,6 +22,8 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── ConversationConflict     RuntimeError             409  conversation_conflict
     ├── ConversationExists       RuntimeError             409  conversation_exists
     ├── ConversationNotFound     LookupError              404  conversation_not_found
+    ├── TurnNotFound             LookupError              404  turn_not_found
+    ├── BranchNotFound           LookupError              404  branch_not_found
     ├── TurnNotOpen              RuntimeError             500  turn_not_open
     ├── LakebaseNotOpen          RuntimeError             503  lakebase_not_open
     └── LocalLakebaseError       RuntimeError             500  local_lakebase
@@ -165,14 +167,14 @@ class DatabaseFailure(LakebaseSessionsError, RuntimeError):
 
 
 class ConversationConflict(LakebaseSessionsError, RuntimeError):
-    """Somebody else wrote to the conversation during an atomic turn; the turn was not stored."""
+    """Somebody else wrote to the conversation meanwhile; nothing was stored or changed."""
 
     code = "conversation_conflict"
     http_status = 409
 
 
 class ConversationExists(LakebaseSessionsError, RuntimeError):
-    """A conversation is stored under this id already, and was not to be replaced."""
+    """A conversation is stored under the id that a fork or a load was to give one."""
 
     code = "conversation_exists"
     http_status = 409
@@ -182,6 +184,20 @@ class ConversationNotFound(LakebaseSessionsError, LookupError):
     """There is no conversation of this id."""
 
     code = "conversation_not_found"
+    http_status = 404
+
+
+class TurnNotFound(LakebaseSessionsError, LookupError):
+    """The conversation has no such turn."""
+
+    code = "turn_not_found"
+    http_status = 404
+
+
+class BranchNotFound(LakebaseSessionsError, LookupError):
+    """The conversation has no such branch."""
+
+    code = "branch_not_found"
     http_status = 404
 
 

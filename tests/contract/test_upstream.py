@@ -108,15 +108,16 @@ def catalog(local: LocalLakebase, database: str) -> list[tuple[Any, ...]]:
             *connection.execute(
                 "SELECT table_schema, table_name, column_name, data_type, column_default, "
                 "is_nullable, character_maximum_length FROM information_schema.columns "
-                "WHERE table_name LIKE 'agent_%' ORDER BY 1, 2, ordinal_position"
+                "WHERE table_name IN ('agent_sessions', 'agent_messages') "
+                "ORDER BY 1, 2, ordinal_position"
             ).fetchall(),
             *connection.execute(
                 "SELECT conname, contype, pg_get_constraintdef(oid) FROM pg_constraint "
-                "WHERE conname LIKE 'agent_%' ORDER BY 1"
+                "WHERE conrelid::regclass::text ~ '(^|\\.)agent_(sessions|messages)$' ORDER BY 1"
             ).fetchall(),
             *connection.execute(
                 "SELECT schemaname, indexname, indexdef FROM pg_indexes "
-                "WHERE tablename LIKE 'agent_%' ORDER BY 1, 2"
+                "WHERE tablename IN ('agent_sessions', 'agent_messages') ORDER BY 1, 2"
             ).fetchall(),
         ]
 

@@ -28,7 +28,7 @@ from faults.operations import (
 )
 from lakebase_sessions import Lakebase, LakebaseSession, LakebaseTimeout, LakebaseUnavailable
 from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.postgres.tables import LOCK
+from lakebase_sessions.postgres.tables import LOCK, OWN, UPSTREAMS
 from lakebase_sessions.testing.plugin import TEMPLATE
 
 
@@ -238,7 +238,7 @@ async def test_the_backend_is_killed_while_it_creates_the_tables(
         tables = "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'agent_%'"
         assert other.execute(tables).fetchone() == (0,)
         await lakebase.open()
-        assert other.execute(tables).fetchone() == (2,)
+        assert other.execute(tables).fetchone() == (len(UPSTREAMS + OWN),)
     await lakebase.close()
 
 

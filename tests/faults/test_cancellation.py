@@ -26,6 +26,7 @@ from faults.witness import Witness
 from lakebase_sessions import Lakebase, LakebaseSession, invoke_turn, stream_turn
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.postgres.pool import Pool as ConnectionPool
+from lakebase_sessions.postgres.tables import OWN, UPSTREAMS
 from lakebase_sessions.testing import OfflineModel
 
 POOL_SIZE = 1
@@ -200,7 +201,9 @@ async def test_opening(local: LocalLakebase, empty_database: str, how: How) -> N
     """The first operation of all: it looks for the Lakebase, connects and makes the tables."""
     with Witness(local, empty_database) as witness:
         for at in itertools.count():
-            witness.connection.execute("DROP TABLE IF EXISTS agent_messages, agent_sessions")
+            witness.connection.execute(
+                f"DROP TABLE IF EXISTS {', '.join(UPSTREAMS + OWN)}".encode()
+            )
             lakebase = made(local, empty_database)
             session = lakebase.session("s")
             came_to_it = await interrupted(partial(session.add_items, ADDED), at, how)

@@ -114,6 +114,7 @@ async def test_a_killed_process(
     await session.add_items([HELLO])
 
 
+@pytest.mark.long
 def test_processes_that_end_without_closing(environ: dict[str, str], witness: Witness) -> None:
     """Neither a parent nor its child has anything to say at exit, and no connection stays."""
     script = """

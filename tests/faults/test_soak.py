@@ -12,6 +12,7 @@ from lakebase_sessions import Lakebase, LakebaseNotOpen
 from lakebase_sessions.local import LocalLakebase
 
 
+@pytest.mark.long
 def test_a_short_soak(pytestconfig: pytest.Config) -> None:
     """Some seconds of faults. `uv run tests/faults/soak.py` goes on for as long as one likes."""
     options = Options(

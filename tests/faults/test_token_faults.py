@@ -29,6 +29,8 @@ from lakebase_sessions.postgres import pool
 from lakebase_sessions.workspace.api import ASSUMED_LIFETIME_SECONDS, Token, Workspace
 from lakebase_sessions.workspace.target import Target
 
+pytestmark = pytest.mark.long
+
 HELLO: Any = {"role": "user", "content": "hello"}
 LIFETIME_SECONDS = 3.0
 RUN_SECONDS = float(os.environ.get("TOKEN_FAULTS_SECONDS", "6"))

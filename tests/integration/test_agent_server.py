@@ -22,6 +22,8 @@ from processes import free_port, started, wait_until_it_serves
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.testing.plugin import TEMPLATE
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -231,6 +231,34 @@ class TestDelete:
         assert ids(sql) == ([] if code == 0 else ["a"])
 
 
+class TestPrune:
+    def test_what_nobody_has_used_for_long(self, sql: psycopg.Connection[Any]) -> None:
+        for name, days in (("old", 40), ("mia:old", 40), ("new", 0)):
+            store(sql, name, "Hi", "Hello")
+            sql.execute(
+                "UPDATE agent_sessions SET updated_at = updated_at - %s * interval '1 day' "
+                "WHERE session_id = %s",
+                [days, name],
+            )
+        [told] = objects(run("prune", "--older-than", "30d", "--dry-run", "-o", "json"))
+        assert (told["conversations"], told["items"], told["dry_run"]) == (2, 4, True)
+        assert "--yes" in run("prune", "--older-than", "30d", code=2).stderr
+        assert ids(sql) == ["mia:old", "new", "old"]
+        run("prune", "--older-than", "30d", "--user", "mia", "-y")
+        assert ids(sql) == ["new", "old"]
+        assert (
+            "Deleted 1 conversations with 2 items"
+            in run("prune", "--older-than", "4w", "--yes").stderr
+        )
+        assert ids(sql) == ["new"]
+        run("prune", "--older-than", "30d")  # nothing to ask about
+
+    @pytest.mark.parametrize("age", ["30", "-1d", "a month", ""])
+    def test_wrong_usage(self, age: str) -> None:
+        run("prune", "--older-than", age, code=2)
+        run("prune", code=2)
+
+
 class TestExportAndLoad:
     def test_a_file_and_back(self, sql: psycopg.Connection[Any], tmp_path: Path) -> None:
         store(sql, "mia:a", "Hi", HOSTILE, title="Mine")
@@ -285,7 +313,8 @@ class TestExportAndLoad:
         assert writing.stdout.read(10)
         writing.stdout.close()
         assert writing.stderr.read() == b""
-        assert writing.wait(60) == 1
+        # A table is one write, of which some kernels say that it was done.
+        assert writing.wait(60) in ({0, 1} if command == ["list", "-n", "0"] else {1})
 
     def test_ctrl_c_ends_a_load_and_leaves_nothing_half(
         self, sql: psycopg.Connection[Any], process: Start

@@ -18,6 +18,8 @@ from processes import free_port, started, wait_until_it_serves
 
 from lakebase_sessions.local import DEFAULT_ENDPOINT, LocalLakebase
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 APP = EXAMPLES / "databricks_app"
 SCHEMA = Path(__file__).parents[3] / "shared" / "data" / "databricks-bundle.schema.json"

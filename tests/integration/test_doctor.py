@@ -25,6 +25,7 @@ from lakebase_sessions.doctor import server
 from lakebase_sessions.doctor.step import Status, Step
 from lakebase_sessions.doctor.walk import walk
 from lakebase_sessions.local import DEFAULT_USER, LocalLakebase
+from lakebase_sessions.postgres.tables import OWN, UPSTREAMS
 
 GUEST = "guest@example.com"
 ENDPOINT = "projects/app/branches/main/endpoints/primary"
@@ -480,7 +481,7 @@ class TestTables:
         assert step["next"] == "lakebase-sessions init --owner <group>"
         with admin(local, database) as connection:
             connection.execute("CREATE ROLE shared_by_all")
-            for table in ("agent_sessions", "agent_messages"):
+            for table in UPSTREAMS + OWN:
                 connection.execute(f"ALTER TABLE {table} OWNER TO shared_by_all".encode())
                 connection.execute(f'GRANT ALL ON {table} TO "{DEFAULT_USER}"'.encode())
             connection.execute(f'GRANT ALL ON agent_messages_id_seq TO "{DEFAULT_USER}"'.encode())

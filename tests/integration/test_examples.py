@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
+
+pytestmark = pytest.mark.long
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

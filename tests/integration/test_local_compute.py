@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ENDPOINT = "projects/app/branches/main/endpoints/primary"
 
-pytestmark = pytest.mark.upstream_logs
+pytestmark = [pytest.mark.upstream_logs, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

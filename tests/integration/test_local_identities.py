@@ -76,7 +76,7 @@ class TestServicePrincipals:
             await stored.add_items([{"role": "user", "content": "Hello"}])
             assert len(await stored.get_items()) == 1
         with session(local, DEFAULT_USER) as conn:
-            conn.execute("DROP TABLE agent_messages, agent_sessions")
+            conn.execute("DROP TABLE agent_messages, agent_sessions CASCADE")
 
     @pytest.mark.parametrize("secret", ["", "wrong"])
     def test_a_wrong_secret(self, local: LocalLakebase, secret: str) -> None:

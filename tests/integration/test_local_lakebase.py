@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ENDPOINT = "projects/local/branches/production/endpoints/primary"
 DEVELOPER = "developer@example.com"
 
-pytestmark = pytest.mark.upstream_logs
+pytestmark = [pytest.mark.upstream_logs, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from lakebase_sessions.local import LocalLakebase, watcher
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.long
+
 COMMAND = [sys.executable, "-c", "from lakebase_sessions.cli import main; main()", "local"]
 
 

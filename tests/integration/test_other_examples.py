@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from conftest import admin
 from processes import environment, free_port, started, wait_until_it_serves
 
 from lakebase_sessions.local import LocalLakebase
+
+pytestmark = pytest.mark.long
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

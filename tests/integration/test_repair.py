@@ -149,6 +149,7 @@ asyncio.run(main())
 """The Runner stores a tool's call and output at once, unless somebody is asked in between."""
 
 
+@pytest.mark.long
 async def test_a_process_that_is_killed_while_a_tool_runs(
     environ: dict[str, str], lakebase: Lakebase, caplog: pytest.LogCaptureFixture
 ) -> None:

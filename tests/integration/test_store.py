@@ -157,20 +157,31 @@ async def test_by_when_they_were_used(lakebase: Lakebase) -> None:
     assert await ids(lakebase, updated_since=naive) == ["c"]
 
 
-async def test_turns_are_counted_with_and_without_their_rows(lakebase: Lakebase) -> None:
+async def test_turns_are_counted_as_the_session_counts_them(lakebase: Lakebase) -> None:
+    """With and without their records, after pops and rewinds."""
     session = lakebase.session("s")
+
+    async def counted() -> int:
+        found = await lakebase.store.get("s")
+        assert found.turns == len(await session.turns())
+        assert found.items == len(await session.get_items())
+        return found.turns
+
     await session.add_items([said("user", "1"), said("user", "1"), said("assistant", "1")])
-    assert (await lakebase.store.get("s")).turns == 1
+    assert await counted() == 1
     async with session.turn() as turn:
         await turn.get_items()
-        await turn.add_items([said("user", "2"), said("assistant", "2")])
-    assert (await lakebase.store.get("s")).turns == 2
+        await turn.add_items([said("user", "2"), said("assistant", "2"), said("user", "2")])
+    assert await counted() == 2
     await session.add_items([said("user", "3"), said("assistant", "3")])
-    found = await lakebase.store.get("s")
-    assert (found.turns, found.items) == (3, 7)
-    for _ in range(4):
-        await session.pop_item()
-    assert (await lakebase.store.get("s")).turns == 1
+    assert await counted() == 2
+    await session.add_items([said("user", "3"), said("assistant", "3")])
+    assert await counted() == 3
+    await session.pop_item()
+    await session.pop_item()
+    assert await counted() == 2
+    await session.rewind(before_turn=2)
+    assert await counted() == 1
 
 
 @pytest.mark.parametrize(

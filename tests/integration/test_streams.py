@@ -269,6 +269,7 @@ styles = st.builds(
 ).filter(lambda style: style.output or (style.done and not style.together))
 
 
+@pytest.mark.long
 @settings(
     max_examples=200,
     deadline=None,

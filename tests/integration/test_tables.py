@@ -55,6 +55,7 @@ async def test_many_who_start_together(local: LocalLakebase, empty_database: str
     await asyncio.gather(*(lakebase.close() for lakebase in lakebases))
 
 
+@pytest.mark.long
 def test_many_processes_that_start_together(
     local: LocalLakebase, empty_database: str, environ: dict[str, str]
 ) -> None:

@@ -17,6 +17,7 @@ from security.strategies import hostile_text, texts
 from lakebase_sessions import ConfigurationError, Lakebase, LakebaseSession, TargetNotFound
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.local.control_plane import ControlPlane
+from lakebase_sessions.postgres.tables import OWN, UPSTREAMS
 from lakebase_sessions.workspace.api import Workspace
 from lakebase_sessions.workspace.target import Address, Kind, resolve
 
@@ -71,7 +72,7 @@ async def test_a_schema_is_the_one_that_was_named_or_refused(
         said: list[Any] = [*await lakebase.session("s").get_items()]
         assert said[-1] == {"role": "user", "content": name}
     after = tables(local, database)
-    own = {(name, "agent_messages"), (name, "agent_sessions")}
+    own = {(name, table) for table in UPSTREAMS + OWN}
     assert after - before <= own <= after
     with admin(local, database) as connection:
         assert connection.execute("SELECT count(*) FROM public.agent_messages").fetchone() == (0,)

@@ -126,6 +126,7 @@ def test_any_other_name_is_an_attribute_error() -> None:
         lakebase_sessions.sesion_for  # noqa: B018
 
 
+@pytest.mark.long
 def test_the_first_request_imports_nothing() -> None:
     """What a thread imports keeps the event loop from running, so it is loaded before."""
     script = """

@@ -20,7 +20,7 @@ BESIDE = ("local", "cli", "doctor", "access", "testing", "transfer")
 MODULES = {
     "lakebase_sessions." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
-    if path != PACKAGE / "__init__.py"
+    if path not in (PACKAGE / "__init__.py", PACKAGE / "__main__.py")
 }
 
 

@@ -71,7 +71,9 @@ def table(columns: dict[str, str], rows: Iterable[Iterable[object]]) -> None:
     out = console()
     if not out.is_terminal:
         out.width = 100_000  # whoever reads a pipe wants it whole
-    out.print(printed)
+    with out.capture() as drawn:
+        out.print(printed)
+    click.echo(drawn.get(), nl=False)  # which knows what to do about a broken pipe
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -85,6 +85,21 @@ class Page:
     next: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How far `SessionStore.prune` is.
+
+    Attributes:
+        conversations: That have been deleted.
+        items: That were in them.
+        of: Conversations that were old enough at the beginning.
+    """
+
+    conversations: int
+    items: int
+    of: int
+
+
 class Cursor(NamedTuple):
     """The place in a listing behind which a page begins; clients get it as an opaque text."""
 

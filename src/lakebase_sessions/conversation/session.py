@@ -9,6 +9,7 @@ from agents.memory.session_settings import SessionSettings, resolve_session_limi
 from databricks_openai.agents import AsyncDatabricksSession
 
 from lakebase_sessions.conversation.atomic import AtomicTurn
+from lakebase_sessions.conversation.going_back import GoingBack
 from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
 from lakebase_sessions.conversation.stepped import SteppedTurn
@@ -35,7 +36,7 @@ class _NotUsedYet(LakebaseNotOpen, AttributeError):
     """Both, so that `hasattr` is False and whoever catches this package's errors has it."""
 
 
-class LakebaseSession(AsyncDatabricksSession):
+class LakebaseSession(GoingBack, AsyncDatabricksSession):
     """A conversation in a Lakebase; made by `session_for` or `Lakebase.session`.
 
     It is an `AsyncDatabricksSession`, on the same two tables in the same format, and opens its

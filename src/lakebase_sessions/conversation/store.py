@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, LiteralString, TypeAlias
 
-from lakebase_sessions.conversation.listing import Conversation, Cursor, Page
+from lakebase_sessions.conversation.listing import Conversation, Cursor, Page, Pruned
 from lakebase_sessions.conversation.metadata import checked_title, encoded_metadata
 from lakebase_sessions.conversation.session_id import (
     check_session_id,
@@ -15,7 +15,7 @@ from lakebase_sessions.conversation.session_id import (
     user_prefix,
 )
 from lakebase_sessions.errors import ConversationNotFound, InvalidQuery, InvalidSessionId
-from lakebase_sessions.postgres import listing
+from lakebase_sessions.postgres import listing, retention
 from lakebase_sessions.workspace.background import settled
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ Rows: TypeAlias = list[tuple[Any, ...]]  # the class below has a method of that 
 
 DELETED_AT_ONCE = 100
 """Conversations that one statement of `delete_user` deletes; it holds their locks to its end."""
+
+MOST_AT_ONCE = 10_000
+"""Conversations in one batch of `prune`: one statement has to end in time."""
 
 
 class _Unset:
@@ -255,6 +258,65 @@ class SessionStore:
             deleted += len(gone)
         return deleted
 
+    async def prune(
+        self,
+        *,
+        older_than: timedelta | datetime,
+        user: str | None = None,
+        dry_run: bool = False,
+        batch: int = 100,
+    ) -> AsyncIterator[Pruned]:
+        """Delete conversations that have not been used for long, each as a whole.
+
+        In batches, each a statement of its own that holds its locks for some milliseconds. It goes
+        round what somebody is writing to, and what was used since it began stays whole: a turn
+        that comes when its conversation is gone begins a new one, and an atomic one fails with
+        `ConversationConflict`. Nothing happens before it is iterated; broken off, it can be begun
+        again.
+
+        Args:
+            older_than: Last used longer ago than this, or before this moment.
+            user: Only this user's.
+            dry_run: Only say how many there are: the only `Pruned` is what would be deleted.
+            batch: Conversations in a statement, from 1 to 10,000. More is quicker, and others
+                wait longer.
+
+        Yields:
+            After each batch what has been deleted so far.
+
+        Raises:
+            InvalidQuery: One of these cannot be what it should be.
+
+        Example:
+            >>> async def forget(store):
+            ...     async for pruned in store.prune(older_than=timedelta(days=90)):
+            ...         print(f"{pruned.conversations} of {pruned.of}")
+        """
+        if not isinstance(batch, int) or isinstance(batch, bool) or not 0 < batch <= MOST_AT_ONCE:
+            raise InvalidQuery(f"batch is a whole number from 1 to {MOST_AT_ONCE}, not {batch!r}.")
+        parameters = {
+            "until": _moment(_ago(older_than), "older_than"),
+            "prefix": None if user is None else user_prefix(user),
+        }
+        engine = await self._engine()
+        kind = {"own": engine.keeps_records, "user": user is not None}
+        statement = retention.count(**kind)
+        asked = {**parameters, "items": str(dry_run)}
+        ((of, items),) = await engine.rows(statement, asked, writing=False)
+        if dry_run:
+            yield Pruned(of, int(items), of)
+            return
+        pruned, since = Pruned(0, 0, of), "-infinity"
+        while True:
+            asked = {**parameters, "batch": str(batch), "since": since}
+            ((gone, items, last),) = await self._write(retention.prune(**kind), asked)
+            if last is None:
+                return
+            since = last
+            conversations = pruned.conversations + gone
+            pruned = Pruned(conversations, pruned.items + items, max(of, conversations))
+            yield pruned
+
     async def _engine(self, *, own: bool = False) -> LoopEngine:
         engine = await self._owner.engine_here()
         if own:
@@ -297,6 +359,17 @@ def _moment(value: datetime | None, name: str) -> str | None:
         return value.astimezone(UTC).isoformat()
     except (OverflowError, ValueError, OSError) as error:
         raise InvalidQuery(f"{name} is out of range: {value}.") from error
+
+
+def _ago(older_than: timedelta | datetime) -> datetime:
+    if isinstance(older_than, datetime):
+        return older_than
+    if not isinstance(older_than, timedelta) or older_than < timedelta(0):
+        raise InvalidQuery(f"older_than is a timedelta from 0, or a datetime; not {older_than!r}.")
+    try:
+        return datetime.now(UTC) - older_than
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def _stored_id(session_id: object, user: str | None) -> str:

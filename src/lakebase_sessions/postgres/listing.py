@@ -60,12 +60,23 @@ _DETAILS = """
 SELECT page.session_id, to_char(page.key, 'YYYY-MM-DD"T"HH24:MI:SS.US'),
     page.created_at AT TIME ZONE current_setting('TimeZone'),
     page.updated_at AT TIME ZONE current_setting('TimeZone'),
-    {own_columns}, opening.words, held.items, coalesce(latest.number, 0) + unrecorded.turns
+    {own_columns}, opening.words, held.items, held.turns
 FROM ({page}) AS page
-{own_joins}
+{own_join}
 LEFT JOIN LATERAL (
-    SELECT count(*) AS items FROM agent_messages AS message
-    WHERE message.session_id = page.session_id
+    SELECT count(*) AS items,
+        count(*) FILTER (WHERE begun OR (users AND NOT recorded AND users_before IS NOT TRUE))
+            AS turns
+    FROM (
+        SELECT begun, users, lag(users) OVER behind AS users_before,
+            coalesce(max(last_item) OVER behind >= id, false) AS recorded
+        FROM (
+            SELECT message.id, message.created_at, {is_users} AS users, record.*
+            FROM agent_messages AS message {records}
+            WHERE message.session_id = page.session_id
+        ) AS message
+        WINDOW behind AS (ORDER BY created_at, id)
+    ) AS message
 ) AS held ON true
 LEFT JOIN LATERAL (
     SELECT left({said}, 1000) AS words FROM agent_messages AS message
@@ -73,40 +84,27 @@ LEFT JOIN LATERAL (
     ORDER BY message.created_at, message.id
     LIMIT 1
 ) AS opening ON true
-LEFT JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE users AND NOT coalesce(users_before, false)) AS turns
-    FROM (
-        SELECT users, lag(users) OVER (ORDER BY created_at, id) AS users_before
-        FROM (
-            SELECT {is_users} AS users, created_at, id FROM agent_messages AS message
-            WHERE message.session_id = page.session_id
-                AND message.id > coalesce(latest.last_item, 0)
-        ) AS message
-    ) AS message
-) AS unrecorded ON true
 """
-"""The turns are those that have a row, and behind the latest of them, wherever the user speaks."""
+"""Turns are counted as `session.turns()` does: those that have a record, and elsewhere wherever the
+user speaks behind something else."""
 
 _OWN_COLUMNS = "conversation.title, conversation.metadata, conversation.forked_from"
 _NO_COLUMNS = "NULL::text, NULL::jsonb, NULL::varchar"
 
-_OWN_JOINS = """
+_OWN_JOIN = """
 LEFT JOIN {conversations} AS conversation ON conversation.session_id = page.session_id
-LEFT JOIN LATERAL (
-    SELECT turn.number, turn.last_item FROM agent_turns AS turn
-    WHERE turn.session_id = page.session_id
-        AND turn.branch_id IS NULL
-        AND turn.first_item <= (
-            SELECT message.id FROM agent_messages AS message
-            WHERE message.session_id = page.session_id
-            ORDER BY message.created_at DESC, message.id DESC
-            LIMIT 1
-        )
-    ORDER BY turn.first_item DESC
-    LIMIT 1
-) AS latest ON true
 """
-_NO_JOINS = "CROSS JOIN (SELECT NULL::integer AS number, NULL::bigint AS last_item) AS latest"
+
+_RECORDS = """
+LEFT JOIN LATERAL (
+    SELECT true AS begun, turn.last_item FROM agent_turns AS turn
+    WHERE turn.session_id = page.session_id
+        AND turn.first_item = message.id
+        AND turn.branch_id IS NULL
+    LIMIT 1
+) AS record ON true
+"""
+_NO_RECORDS = "CROSS JOIN (SELECT false AS begun, NULL::bigint AS last_item) AS record"
 
 _END = """
 UNION ALL (
@@ -214,12 +212,12 @@ def page_of(listing: Listing) -> LiteralString:
         sort = _SORT.format(keys=keys, scope=scope)
         page = f"({_FIRST.format(walked=sort, conditions=conditions)}) UNION ALL ({page})"
     with_ = ", ".join(f"{name} AS MATERIALIZED ({query})" for name, query in tables.items())
-    end = f"SELECT * FROM ({walk}) AS walked OFFSET {bound - 1}"  # noqa: S608 - constants
+    end = f"SELECT * FROM ({walk}) AS walked OFFSET {bound - 1}"
     return _finished(listing, page, f"WITH {with_}" if with_ else "", end)
 
 
 def _candidates(listing: Listing) -> Iterator[tuple[str, str]]:
-    few = f"SELECT count(*) <= {FEW} AS few FROM candidate"  # noqa: S608 - constants
+    few = f"SELECT count(*) <= {FEW} AS few FROM candidate"
     if listing.search is not None:
         words = folded("%(words)s::text", listing.search)
         grams = f", {GRAMS}(%(item)s) AS grams" if listing.grams else ""
@@ -247,7 +245,8 @@ def _finished(
     details = _DETAILS.format(
         page=page,
         own_columns=_OWN_COLUMNS if listing.own else _NO_COLUMNS,
-        own_joins=_OWN_JOINS.format(conversations=conversations) if listing.own else _NO_JOINS,
+        own_join=_OWN_JOIN.format(conversations=conversations) if listing.own else "",
+        records=_RECORDS if listing.own else _NO_RECORDS,
         said=said("message.message_data"),
         is_users=is_users("message.message_data"),
     )
@@ -287,7 +286,7 @@ def updated() -> LiteralString:
     No row if there is no such conversation. When it was last used stays as it is.
     """
     source = "described JOIN agent_sessions USING (session_id)"
-    page = _ONE.format(source=f"(SELECT * FROM {source})")  # noqa: S608 - nothing but constants
+    page = _ONE.format(source=f"(SELECT * FROM {source})")
     return _finished(Listing(), page, _UPDATED, conversations="described")
 
 
@@ -327,4 +326,4 @@ WITH gone AS MATERIALIZED (
 )
 DELETE FROM agent_sessions USING gone WHERE agent_sessions.session_id = gone.session_id
 RETURNING agent_sessions.session_id
-"""  # noqa: S608
+"""

@@ -133,18 +133,26 @@ TAKEN_OUT = """, branch AS (
 ), kept_turns AS (
     UPDATE agent_turns SET branch_id = branch.id FROM branch, cut
     WHERE session_id = %(session_id)s AND branch_id IS NULL AND first_item >= cut.id
-), outdated AS (
+)"""
+"""Of `session` what stands from `cut` (one row: id, created_at) becomes a branch."""
+
+BRANCHES_KEPT = 50
+"""Of one conversation, the latest so many; else somebody who edits a lot fills the database."""
+BRANCH_DAYS = 30
+"""What nobody has restored for so long is deleted when the next branch is made."""
+
+BOUNDED = f""", outdated AS (
     DELETE FROM agent_branches USING session
     WHERE agent_branches.session_id = %(session_id)s AND (
-        agent_branches.created_at < LOCALTIMESTAMP - interval '30 days'
+        agent_branches.created_at < LOCALTIMESTAMP - interval '{BRANCH_DAYS} days'
         OR agent_branches.id <= (
             SELECT id FROM agent_branches WHERE session_id = %(session_id)s
-            ORDER BY id DESC OFFSET 49 LIMIT 1
+            ORDER BY id DESC OFFSET {BRANCHES_KEPT - 1} LIMIT 1
         )
     )
 )"""
-"""Of `session` what stands from `cut` (one row: id, created_at) becomes a branch. A branch that
-hangs on another one's items is older than that one, so the bound takes it first."""
+"""Behind TAKEN_OUT. A branch that hangs on another one's items is older than that one, so the bound
+takes it first."""
 
 _CUT = """, cut AS (
     SELECT id, created_at FROM agent_messages
@@ -165,7 +173,7 @@ ADD_RECORDED_ITEMS = _TOUCHED + _ADDED + _RECORDED + _OUTCOME
 
 STORE_RECORDED_TURN = _UNMOVED + _ADDED + _RECORDED + _OUTCOME
 
-STORE_EDITED_TURN = _UNMOVED + _CUT + TAKEN_OUT + _ADDED + _RECORDED + _OUTCOME
+STORE_EDITED_TURN = _UNMOVED + _CUT + TAKEN_OUT + BOUNDED + _ADDED + _RECORDED + _OUTCOME
 """In place of what stands from the item `cut`, which becomes a branch."""
 
 READ_RECORDED_TURN = """

@@ -77,6 +77,7 @@ def test_every_conversation_without_words_that_repeat(tools: str, limit: int | N
     assert tally["right"] > 20 * tally["lost"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", [None, 3, 6])
 @pytest.mark.parametrize("tools", TOOLS)
 def test_every_conversation_with_words_that_repeat(tools: str, limit: int | None) -> None:

@@ -119,7 +119,11 @@ class TestWhereItIsLookedFor:
         with pytest.raises(InvalidSessionId, match=f"{name} must be an object with a "):
             get_session_id({name: holder})
 
-    @pytest.mark.parametrize("request_", [1.5, [], ("a",), b"trip-7", object(), {"a"}], ids=repr)
+    @pytest.mark.parametrize(
+        "request_",
+        [1.5, [], ("a",), b"trip-7", pytest.param(object(), id="object"), {"a"}],
+        ids=repr,
+    )
     def test_what_is_no_request_at_all(self, request_: object) -> None:
         with pytest.raises(InvalidSessionId, match=f"from a {type(request_).__name__}"):
             get_session_id(request_)
