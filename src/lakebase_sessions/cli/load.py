@@ -37,12 +37,14 @@ def load(
 ) -> None:
     r"""Load conversations from FILE, or from a pipe (-), that `export` has written.
 
-    Each is stored whole or not at all. With --user all of them become that user's. Makes the tables
-    where they are missing.
+    FILE may also be a database of the Agents SDK's SQLiteSession or AdvancedSQLiteSession. Each
+    conversation is stored whole or not at all. With --user all of them become that user's. Makes
+    the tables where they are missing.
 
     \b
       lakebase-sessions load backup.jsonl
       lakebase-sessions load backup.jsonl --replace --yes
+      lakebase-sessions load conversations.db
       gunzip -c backup.jsonl.gz | lakebase-sessions load -
       lakebase-sessions export - -p prod | lakebase-sessions load - -p dev
     """
@@ -58,6 +60,7 @@ def load(
 async def _load(wanted: Wanted, source: str, *, user: str | None, replace: bool) -> Loaded:
     from lakebase_sessions.access.opened import Opened  # noqa: PLC0415
     from lakebase_sessions.transfer.load import Loaded, load_conversations  # noqa: PLC0415
+    from lakebase_sessions.transfer.sqlite import is_sqlite  # noqa: PLC0415
 
     loaded = Loaded(0, 0)
     with _file(source) as file:
@@ -73,8 +76,9 @@ async def _load(wanted: Wanted, source: str, *, user: str | None, replace: bool)
                         yield piece
                         bar.update(task, completed=read)
 
+                sqlite = source != "-" and is_sqlite(Path(source))
                 async for loaded in load_conversations(
-                    opened, pieces(), user=user, replace=replace
+                    opened, Path(source) if sqlite else pieces(), user=user, replace=replace
                 ):
                     bar.update(task, description=f"Loading, {loaded.conversations} conversations")
     return loaded

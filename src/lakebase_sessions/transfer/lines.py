@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic_core import from_json
 
@@ -162,6 +162,24 @@ def _of_fields(fields: Fields) -> Record | None:
         _check(fields, conversations=int)
         return End(fields["conversations"])
     raise InvalidExport("it is no line of an export.")
+
+
+Kind = TypeVar("Kind", Head, Branch, Turn, Item)
+
+
+def checked(fields: Fields, kind: type[Kind]) -> Kind:
+    """A record of this kind, from what another store has kept.
+
+    Raises:
+        InvalidExport: It cannot be stored; the message says which part.
+    """
+    try:
+        made = _of_fields(fields)
+    except InvalidExport as error:
+        what = fields.get("conversation", kind.__name__.lower())
+        raise InvalidExport(f"{what!a} cannot be loaded: {error}") from error
+    assert isinstance(made, kind), "its members say what it is"  # noqa: S101
+    return made
 
 
 def _check(fields: Fields, **kinds: Any) -> None:

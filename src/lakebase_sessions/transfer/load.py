@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakebase_sessions.conversation.session_id import check_session_id, scope_to_user
 from lakebase_sessions.errors import ConversationExists, InvalidExport
 from lakebase_sessions.postgres import transfer
 from lakebase_sessions.transfer.lines import Branch, End, Head, Item, Record, Turn, record
+from lakebase_sessions.transfer.sqlite import is_sqlite, sqlite_records
 
 if TYPE_CHECKING:
     from lakebase_sessions.conversation.session import Owner
@@ -43,19 +45,21 @@ class Loaded:
 
 async def load_conversations(
     lakebase: Owner,
-    source: Iterable[bytes] | AsyncIterable[bytes],
+    source: Path | Iterable[bytes] | AsyncIterable[bytes],
     *,
     user: str | None = None,
     replace: bool = False,
 ) -> AsyncIterator[Loaded]:
     """Store what `export_conversations` has written. Iterate to the end: each step loads some.
 
+    A `Path` may also lead to a file of the Agents SDK's SQLiteSession or AdvancedSQLiteSession.
+
     Each conversation is stored whole or not at all, as it was: items character by character, dates,
     title, metadata, branches and records of turns. Few rows are in memory at a time.
 
     Args:
         lakebase: Where to.
-        source: The bytes of the file, in pieces of any size: an open binary file will do.
+        source: The file; or its bytes, in pieces of any size.
         user: Put all conversations into this user's scope. None: the ids stay as they are.
         replace: Replace a conversation that is there already, with all that belongs to it.
 
@@ -70,12 +74,18 @@ async def load_conversations(
 
     Example:
         >>> async def restore(lakebase, path):
-        ...     with open(path, "rb") as file:
-        ...         async for loaded in load_conversations(lakebase, file):
-        ...             print(loaded.conversations)
+        ...     async for loaded in load_conversations(lakebase, path):
+        ...         print(loaded.conversations)
     """
-    async for loaded in load(lakebase, parsed(source), user=user, replace=replace):
-        yield loaded
+    with ExitStack() as stack:
+        if not isinstance(source, Path):
+            records = parsed(source)
+        elif is_sqlite(source):
+            records = sqlite_records(source)
+        else:
+            records = parsed(stack.enter_context(source.open("rb")))
+        async for loaded in load(lakebase, records, user=user, replace=replace):
+            yield loaded
 
 
 async def parsed(source: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[Record]:
