@@ -33,6 +33,7 @@ class Opened:
     async def __aenter__(self) -> Self:
         # In a thread, which Ctrl-C does not wait for.
         site = await asyncio.wrap_future(in_thread(lambda: Site.find(self._wanted), "open"))
+        self.workspace = site.workspace
         place = self._place = site.wanted.place(
             site.settings, site.workspace, site.target, site.user
         )

@@ -36,14 +36,22 @@ def export(
     title, metadata, branches, records of turns. `load` brings them back. FILE is there when it is
     complete, and not before.
 
+    FILE may also be a managed session store of the workspace, session-stores/NAME: it gets items,
+    title and metadata. With --yes sessions that are there already are replaced.
+
     \b
       lakebase-sessions export backup.jsonl
       lakebase-sessions export mia.jsonl --user mia@example.com
       lakebase-sessions export - trip-7 | jq -c 'select(.item).item'
+      lakebase-sessions export session-stores/support
       lakebase-sessions export - | gzip > backup.jsonl.gz
     """
     if target == "-":
         asyncio.run(_export(wanted, sys.stdout.buffer, session_ids, user))
+        return
+    if target.startswith("session-stores/"):
+        count = asyncio.run(_send(wanted, target, session_ids, user, yes=yes))
+        say(f"Stored {count} sessions in {target}.")
         return
     path = Path(target)
     if path.exists():
@@ -68,6 +76,26 @@ def _whole(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         begun.unlink(missing_ok=True)
         raise
+
+
+async def _send(
+    wanted: Wanted, store: str, session_ids: tuple[str, ...], user: str | None, *, yes: bool
+) -> int:
+    from lakebase_sessions.access.opened import Opened  # noqa: PLC0415
+    from lakebase_sessions.transfer import managed  # noqa: PLC0415
+    from lakebase_sessions.transfer.export import count_conversations, records  # noqa: PLC0415
+
+    ids = [scoped(each, user) for each in session_ids] or None
+    count = 0
+    async with Opened(wanted) as opened:
+        found = records(opened, session_ids=ids, user=user)
+        kit = opened.workspace.agent_kit
+        with progress() as bar:
+            total = await count_conversations(opened, session_ids=ids, user=user)
+            task = bar.add_task("Storing", total=total)
+            async for count in managed.send(kit, managed.store_name(store), found, replace=yes):
+                bar.update(task, completed=count)
+    return count
 
 
 async def _export(

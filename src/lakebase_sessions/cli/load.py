@@ -37,24 +37,44 @@ def load(
 ) -> None:
     r"""Load conversations from FILE, or from a pipe (-), that `export` has written.
 
-    FILE may also be a database of the Agents SDK's SQLiteSession or AdvancedSQLiteSession. Each
-    conversation is stored whole or not at all. With --user all of them become that user's. Makes
-    the tables where they are missing.
+    FILE may also be a database of the Agents SDK's SQLiteSession or AdvancedSQLiteSession, or a
+    managed session store of the workspace, session-stores/NAME. Each conversation is stored whole
+    or not at all. With --user all of them become that user's. Makes the tables where they are
+    missing.
 
     \b
       lakebase-sessions load backup.jsonl
       lakebase-sessions load backup.jsonl --replace --yes
       lakebase-sessions load conversations.db
+      lakebase-sessions load session-stores/support
       gunzip -c backup.jsonl.gz | lakebase-sessions load -
       lakebase-sessions export - -p prod | lakebase-sessions load - -p dev
     """
     if replace:
         confirm("Replace the conversations that are there already?", yes=yes)
-    loaded = asyncio.run(_load(wanted, source, user=user, replace=replace))
+    loading = _take if source.startswith("session-stores/") else _load
+    loaded = asyncio.run(loading(wanted, source, user=user, replace=replace))
     if output == "json":
         print_json({"conversations": loaded.conversations, "items": loaded.items})
     else:
         say(f"Loaded {loaded.conversations} conversations with {loaded.items} items.")
+
+
+async def _take(wanted: Wanted, source: str, *, user: str | None, replace: bool) -> Loaded:
+    from lakebase_sessions.access.opened import Opened  # noqa: PLC0415
+    from lakebase_sessions.transfer import managed  # noqa: PLC0415
+    from lakebase_sessions.transfer.load import Loaded  # noqa: PLC0415
+    from lakebase_sessions.transfer.load import load as store  # noqa: PLC0415
+
+    loaded = Loaded(0, 0)
+    async with Opened(wanted, create_tables=True) as opened:
+        kit = opened.workspace.agent_kit
+        found = managed.managed_records(kit, managed.store_name(source))
+        with progress() as bar:
+            task = bar.add_task("Loading", total=None)
+            async for loaded in store(opened, found, user=user, replace=replace):
+                bar.update(task, description=f"Loading, {loaded.conversations} conversations")
+    return loaded
 
 
 async def _load(wanted: Wanted, source: str, *, user: str | None, replace: bool) -> Loaded:

@@ -30,7 +30,7 @@ VERSION = 1
 
 Fields = dict[str, Any]
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
+as_json = json.JSONEncoder(separators=(",", ":")).encode
 _ITEM = re.compile(
     rb'\{(?:"branch":([0-9]{1,9}),)?"at":"([^"\\]{1,40})","item":(.*)\}\s*', re.DOTALL
 )
@@ -77,7 +77,7 @@ class End:
 
 Record = Head | Branch | Turn | Item | End
 
-HEADER = _to_json({"format": FORMAT, "version": VERSION}).encode() + b"\n"
+HEADER = as_json({"format": FORMAT, "version": VERSION}).encode() + b"\n"
 
 
 def line(record: Record) -> bytes:
@@ -85,12 +85,12 @@ def line(record: Record) -> bytes:
     match record:
         case Item(text, at, branch):
             of = "" if branch is None else f'"branch":{branch},'
-            what = f'"item":{text}' if _is_json(text) else f'"text":{_to_json(text)}'
+            what = f'"item":{text}' if _is_json(text) else f'"text":{as_json(text)}'
             return f'{{{of}"at":"{at}",{what}}}\n'.encode()
         case End(conversations):
-            return _to_json({"conversations": conversations}).encode() + b"\n"
+            return as_json({"conversations": conversations}).encode() + b"\n"
     known = {name: value for name, value in record.fields.items() if value not in (None, {})}
-    return _to_json(known).encode() + b"\n"
+    return as_json(known).encode() + b"\n"
 
 
 def _is_json(text: str) -> bool:
@@ -138,7 +138,7 @@ def _of_fields(fields: Fields) -> Record | None:
         )
     if "item" in fields or "text" in fields:
         _check(fields, at=str, branch=int | None, text=str | None)
-        text = fields["text"] if fields.get("text") is not None else _to_json(fields.get("item"))
+        text = fields["text"] if fields.get("text") is not None else as_json(fields.get("item"))
         _check({"text": text}, text=str)
         return Item(text, _moment(fields["at"]), fields.get("branch"))
     if "conversation" in fields:
