@@ -43,6 +43,8 @@ class Proxy:
         """Where clients connect: a folder or an address, as `server` is."""
         self.round_trips = 0
         """How often the server began to answer. Connecting costs 3 or more."""
+        self.bytes = 0
+        """How many have come, from both sides."""
         self.accepted = 0
         """How many connections there have been."""
         self.cut: Moment | None = None
@@ -218,6 +220,7 @@ class _Client(_Side):
 
     def data_received(self, data: bytes) -> None:
         proxy = self.proxy
+        proxy.bytes += len(data)
         if proxy.deaf:
             return
         if proxy.cut is not None and self.server.transport is not None:
@@ -263,6 +266,7 @@ class _Server(_Side):
         self.client = client
 
     def data_received(self, data: bytes) -> None:
+        self.proxy.bytes += len(data)
         if self.proxy.deaf:
             return
         self.proxy.round_trips += self.client.asked

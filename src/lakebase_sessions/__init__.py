@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lakebase_sessions.errors import (
         BranchNotFound,
         ConfigurationError,
+        ConversationBusy,
         ConversationConflict,
         ConversationExists,
         ConversationNotFound,
@@ -75,6 +76,7 @@ __all__ = [
     "BranchNotFound",
     "ConfigurationError",
     "Conversation",
+    "ConversationBusy",
     "ConversationConflict",
     "ConversationExists",
     "ConversationNotFound",

@@ -20,6 +20,7 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     │   └── LakebaseTimeout      TimeoutError             503  lakebase_timeout
     ├── DatabaseFailure          RuntimeError             500  database_failure
     ├── ConversationConflict     RuntimeError             409  conversation_conflict
+    ├── ConversationBusy         RuntimeError             409  conversation_busy
     ├── ConversationExists       RuntimeError             409  conversation_exists
     ├── ConversationNotFound     LookupError              404  conversation_not_found
     ├── TurnNotFound             LookupError              404  turn_not_found
@@ -38,6 +39,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import psycopg
 
 
@@ -171,6 +174,21 @@ class ConversationConflict(LakebaseSessionsError, RuntimeError):
 
     code = "conversation_conflict"
     http_status = 409
+
+
+class ConversationBusy(LakebaseSessionsError, RuntimeError):
+    """Another turn of the conversation is under way, and this one has not begun.
+
+    Attributes:
+        since: When the other one began; None where one that waits for it is about to.
+    """
+
+    code = "conversation_busy"
+    http_status = 409
+
+    def __init__(self, message: str = "", *, since: datetime | None = None) -> None:
+        super().__init__(message)
+        self.since = since
 
 
 class ConversationExists(LakebaseSessionsError, RuntimeError):

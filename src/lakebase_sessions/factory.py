@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from lakebase_sessions.conversation.session_id import check_session_id, get_session_id
 from lakebase_sessions.lakebase import Lakebase
 
 if TYPE_CHECKING:
+    from agents import RunContextWrapper
+
     from lakebase_sessions.conversation.session import LakebaseSession
 
 _lock = threading.Lock()
@@ -20,7 +23,7 @@ def session_for(
     /,
     *,
     session_id: object = None,
-    user: str | None = None,
+    user: str | Callable[[RunContextWrapper[Any]], str | None] | None = None,
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
 ) -> LakebaseSession:
@@ -35,7 +38,9 @@ def session_for(
             the id is looked for is said at `get_session_id`. Without one a new one is made.
         session_id: The id, instead of the request's. None and `""` count as absent.
         user: Keeps users apart: a guessed id of somebody else opens an empty conversation. Take
-            it from what the platform authenticated, never from the request's body.
+            it from what the platform authenticated, never from the request's body. Where the run's
+            context knows it, a function of the `RunContextWrapper`: the run gets the conversation
+            of the user that it returns, and nothing outside a run gets any.
         lakebase: Where to store. None: the process-wide default, `Lakebase.from_env()`.
         history_limit: `get_items()` returns at most the latest so many items.
 
@@ -52,6 +57,8 @@ def session_for(
         'trip-7'
         >>> session_for(session_id="trip-7", user="mia@example.com").session_id
         'mia%40example.com:trip-7'
+        >>> shared = session_for(session_id="trip-7", user=lambda run: run.context["user"])
+        >>> # await Runner.run(agent, "Hi", session=shared, context={"user": "mia@example.com"})
     """
     named = check_session_id(session_id) or get_session_id(request)
     return (lakebase or default_lakebase()).session(named, user=user, history_limit=history_limit)

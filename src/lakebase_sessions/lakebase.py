@@ -6,11 +6,12 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
+from lakebase_sessions.conversation.run_user import RunUserSession
 from lakebase_sessions.conversation.session import LakebaseSession
 from lakebase_sessions.conversation.session_id import check_session_id, scope_to_user
 from lakebase_sessions.conversation.store import SessionStore
@@ -36,6 +37,7 @@ from lakebase_sessions.workspace.settings import (
 from lakebase_sessions.workspace.target import CALL_TIMEOUT_SECONDS, Address, resolve
 
 if TYPE_CHECKING:
+    from agents import RunContextWrapper
     from databricks.sdk import WorkspaceClient
 
 logger = logging.getLogger(__name__)
@@ -140,13 +142,18 @@ class Lakebase:
         return lakebase
 
     def session(
-        self, session_id: object, *, user: str | None = None, history_limit: int | None = None
+        self,
+        session_id: object,
+        *,
+        user: str | Callable[[RunContextWrapper[Any]], str | None] | None = None,
+        history_limit: int | None = None,
     ) -> LakebaseSession:
         """One conversation. No I/O; cheap enough for every request.
 
         Args:
             session_id: 1 to 255 characters (an int or a UUID will do), no control characters.
-            user: Keeps users apart: the stored id gets this prefix (`scope_to_user`).
+            user: Keeps users apart: the stored id gets this prefix (`scope_to_user`). Or what says,
+                given a run's context, whose conversation it is about.
             history_limit: `get_items()` returns at most the latest so many items.
 
         Raises:
@@ -159,8 +166,10 @@ class Lakebase:
             raise InvalidSessionId(
                 "A session needs an id; get_session_id(request) finds or makes one."
             )
+        if callable(user):
+            return RunUserSession(checked, user, lakebase=self, history_limit=history_limit)
         return LakebaseSession(
-            scope_to_user(checked, user), lakebase=self, history_limit=history_limit
+            scope_to_user(checked, user), lakebase=self, user=user, history_limit=history_limit
         )
 
     @property

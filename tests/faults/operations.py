@@ -25,9 +25,12 @@ class Operation:
     after: tuple[Any, ...] = tuple(BEFORE)
     """What the conversation holds when it has been done."""
 
+    elsewhere: bool = False
+    """It leaves this conversation as it is, and writes another one."""
+
     @property
     def writes(self) -> bool:
-        return list(self.after) != BEFORE
+        return self.elsewhere or list(self.after) != BEFORE
 
 
 def _one(call: Callable[[LakebaseSession], Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -38,11 +41,36 @@ def _one(call: Callable[[LakebaseSession], Awaitable[Any]]) -> Callable[..., Awa
     return run
 
 
-async def _turn(session: LakebaseSession, hook: Hook) -> None:
+def _turn(on_busy: Any = None) -> Callable[..., Awaitable[Any]]:
+    async def run(session: LakebaseSession, hook: Hook) -> None:
+        async with session.turn(on_busy=on_busy) as turn:
+            assert await turn.get_items() == BEFORE
+            await turn.add_items(ADDED)
+            await hook()
+
+    return run
+
+
+async def _turns(session: LakebaseSession) -> list[Any]:
+    return [(turn.number, turn.preview, turn.items) for turn in await session.turns()]
+
+
+async def _rewind(session: LakebaseSession) -> None:
+    await session.rewind(before_turn=1)
+
+
+async def _restore(session: LakebaseSession, hook: Hook) -> None:
     async with session.turn() as turn:
-        assert await turn.get_items() == BEFORE
+        await turn.get_items()
         await turn.add_items(ADDED)
-        await hook()
+    branch = await session.rewind(before_turn=2)
+    assert branch is not None
+    await hook()
+    await session.restore(branch)
+
+
+async def _fork(session: LakebaseSession) -> None:
+    await session.fork()
 
 
 OPERATIONS = {
@@ -51,7 +79,12 @@ OPERATIONS = {
     "get_items(limit)": Operation(_one(lambda s: s.get_items(1)), returns=BEFORE[1:]),
     "pop_item": Operation(_one(lambda s: s.pop_item()), returns=BEFORE[1], after=(BEFORE[0],)),
     "clear_session": Operation(_one(lambda s: s.clear_session()), after=()),
-    "turn": Operation(_turn, after=(*BEFORE, *ADDED)),
+    "turn": Operation(_turn(), after=(*BEFORE, *ADDED)),
+    "turn(on_busy)": Operation(_turn("refuse"), after=(*BEFORE, *ADDED)),
+    "turns": Operation(_one(_turns), returns=[(1, "first", len(BEFORE))]),
+    "rewind": Operation(_one(_rewind), after=()),
+    "restore": Operation(_restore, after=(*BEFORE, *ADDED)),
+    "fork": Operation(_one(_fork), elsewhere=True),
 }
 POOL_SIZE = len(OPERATIONS) + 2
 """Enough for all of them at once, and some stay idle."""

@@ -91,11 +91,32 @@ async def test_the_connection_breaks(
         with pytest.raises(LakebaseUnavailable, match="read the conversation before") as caught:
             await operation.run(session, cut)
         assert caught.value.outcome_unknown
+        session._loop_engine.pool.close_idle()  # type: ignore[union-attr]  # that gave up a claim
         await gone(local, database)  # the server may still be at it
     else:
         assert await operation.run(session, cut) == operation.returns
     stored = BEFORE if moment == "before" else list(operation.after)
     assert await session.get_items() == stored
+
+
+@pytest.mark.parametrize("moment", ["before", "during"])
+async def test_a_fork_is_whole_or_absent(
+    moment: Moment,
+    proxied: Lakebase,
+    session: LakebaseSession,
+    proxy: Proxy,
+    local: LocalLakebase,
+    database: str,
+) -> None:
+    await session.fork()
+    fork = proxied.session(f"{session.session_id}, fork")
+    proxy.cut = moment
+    with pytest.raises(LakebaseUnavailable) as caught:
+        await session.fork(fork.session_id)
+    assert caught.value.outcome_unknown
+    await gone(local, database)
+    assert await fork.get_items() == ([] if moment == "before" else BEFORE)
+    assert await fork.turns() == ([] if moment == "before" else await session.turns())
 
 
 @each_operation

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,13 @@ from proxy import Proxy
 
 from faults.interruption import HOW, How, every_how, interrupted
 from faults.witness import Witness
-from lakebase_sessions import Lakebase, LakebaseSession, invoke_turn, stream_turn
+from lakebase_sessions import (
+    ConversationNotFound,
+    Lakebase,
+    LakebaseSession,
+    invoke_turn,
+    stream_turn,
+)
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.postgres.pool import Pool as ConnectionPool
 from lakebase_sessions.postgres.tables import OWN, UPSTREAMS
@@ -80,6 +86,23 @@ async def _turn(session: LakebaseSession) -> None:
         await turn.add_items(ADDED[1:])
 
 
+async def _rewind(session: LakebaseSession) -> None:
+    with suppress(ConversationNotFound):  # the one that warms the pool up
+        await session.rewind(before_turn=1)
+
+
+async def _restore(session: LakebaseSession) -> None:
+    await _turn(session)
+    branch = await session.rewind(before_turn=len(await session.turns()))
+    assert branch is not None
+    await session.restore(branch)
+
+
+async def _fork(session: LakebaseSession) -> None:
+    with suppress(ConversationNotFound):
+        await session.fork()
+
+
 OPERATIONS = {
     "get_items": Operation(lambda session: session.get_items(), BEFORE),
     "get_items(limit)": Operation(lambda session: session.get_items(1), BEFORE),
@@ -87,6 +110,9 @@ OPERATIONS = {
     "pop_item": Operation(lambda session: session.pop_item(), BEFORE[:-1]),
     "clear_session": Operation(lambda session: session.clear_session(), []),
     "turn": Operation(_turn, BEFORE + ADDED),
+    "rewind": Operation(_rewind, []),
+    "restore": Operation(_restore, BEFORE + ADDED),
+    "fork": Operation(_fork, BEFORE),
 }
 
 

@@ -6,6 +6,7 @@ Nothing is lost, doubled or torn, each batch stays in one piece, and a turn foll
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -17,7 +18,13 @@ from conftest import admin
 from databricks_openai.agents import AsyncDatabricksSession
 
 from faults.checker import Checker
-from lakebase_sessions import ConversationConflict, Lakebase, LakebaseSession
+from lakebase_sessions import (
+    BranchNotFound,
+    ConversationConflict,
+    Lakebase,
+    LakebaseSession,
+    TurnNotFound,
+)
 from lakebase_sessions.local import LocalLakebase
 
 Kind = Literal["plain", "atomic", "upstream"]
@@ -147,6 +154,50 @@ async def test_a_turn_follows_what_it_read(make: Make) -> None:
 
 def message(content: str) -> list[Any]:
     return [{"role": "user", "content": content}]
+
+
+async def test_somebody_goes_back_meanwhile(
+    make: Make, local: LocalLakebase, database: str
+) -> None:
+    """Each item that was acknowledged is in the conversation or in a branch, once."""
+    kinds: tuple[Kind, ...] = ("plain", "atomic", "upstream")
+    checker, writing = Checker(), True
+
+    async def writer(kind: Kind, session: Session) -> None:
+        for size in itertools.islice(itertools.cycle((1, 4, 99)), BATCHES):
+            await write(checker, kind, session, size)
+
+    async def go_back(session: LakebaseSession) -> int:
+        done = 0
+        while writing and done < 40:  # of the 50 branches that are kept
+            turns = await session.turns()
+            with contextlib.suppress(ConversationConflict, TurnNotFound, BranchNotFound):
+                if done % 3 < 2 and turns:
+                    await session.rewind(before_turn=max(1, len(turns) - done % 4))
+                elif branches := await session.branches():
+                    await session.restore(branches[done % len(branches)])
+                done += 1
+            await asyncio.sleep(0.01)
+        return done
+
+    sessions = [await make(kind, "s") for kind in kinds]
+    other = await make("plain", "s")
+    assert isinstance(other, LakebaseSession)
+    going_back = asyncio.create_task(go_back(other))
+    await asyncio.gather(*map(writer, kinds, sessions))
+    writing = False
+    assert await going_back > 5
+    everything = [await other.get_items()]
+    everything += [await other.branch_items(branch) for branch in await other.branches()]
+    stored = [str(item.get("content")) for items in everything for item in items]
+    assert len(stored) == len(set(stored))
+    expected = {
+        item["content"]
+        for batch in checker.batches
+        if batch.outcome == "acknowledged"
+        for item in batch.items()
+    }
+    assert set(stored) == expected
 
 
 async def test_everybody_pops_something_else(make: Make) -> None:

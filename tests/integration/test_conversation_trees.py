@@ -135,13 +135,14 @@ steps = st.one_of(
 @given(st.lists(steps, min_size=4, max_size=20))
 async def test_it_is_what_the_model_says(lakebase: Lakebase, taken: list[tuple[str, int]]) -> None:
     session, model = lakebase.session(f"tree-{next(numbers)}"), Model()
-    await session.add_items([])
     for kind, number in taken:
-        session = await take(session, model, kind, number)
+        session, model = await take(session, model, kind, number)
     await check(session, model)
 
 
-async def take(session: LakebaseSession, model: Model, kind: str, number: int) -> LakebaseSession:
+async def take(
+    session: LakebaseSession, model: Model, kind: str, number: int
+) -> tuple[LakebaseSession, Model]:
     """One step, in both. Returns the session to go on with."""
     starts = model.starts(model.nodes)
     match kind:
@@ -170,6 +171,16 @@ async def take(session: LakebaseSession, model: Model, kind: str, number: int) -
                 await turn.add_items(list[Any](items))
             keep(model, (await session.branches())[0], cut)
             model.add(items, recorded=True)
+        case "fork" if starts:
+            cut = number % len(starts)
+            fork = await session.fork(before_turn=cut + 1)
+            copy = Model()
+            copy.nodes = [Node(node.item, node.recorded) for node in model.nodes[: starts[cut]]]
+            copy.ever = list(copy.nodes)
+            await check(session, model)
+            if number > 4:
+                return fork, copy
+            await check(fork, copy)
         case "restore" if model.kept:
             branch_id = sorted(model.kept)[number % len(model.kept)]
             swapped_out = await session.restore(branch_id)
@@ -178,7 +189,7 @@ async def take(session: LakebaseSession, model: Model, kind: str, number: int) -
             if swapped_out is not None and expected is not None:
                 model.kept[swapped_out.id] = expected
                 assert swapped_out in await session.branches()
-    return session
+    return session, model
 
 
 def keep(model: Model, branch: Branch | None, at: int) -> None:

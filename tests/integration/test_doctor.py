@@ -489,8 +489,30 @@ class TestTables:
             connection.execute("DROP OWNED BY shared_by_all CASCADE; DROP ROLE shared_by_all")
         assert owned["status"] == "ok"
 
+    def test_only_those_of_upstream(
+        self, environ: dict[str, str], local: LocalLakebase, database: str
+    ) -> None:
+        with admin(local, database) as connection:
+            connection.execute(f"DROP TABLE {', '.join(OWN)}".encode())
+        step = doctor()["tables"]
+        assert step["status"] == "warning"
+        assert "turns, branches, titles and approvals are not kept" in step["seen"]
+        assert step["next"].startswith("lakebase-sessions init")
+
 
 class TestPrivileges:
+    def test_only_those_on_upstreams_tables(
+        self, guest: Callable[..., None], local: LocalLakebase, database: str
+    ) -> None:
+        """A session works without the others, so it is no failure."""
+        guest()
+        with admin(local, database) as connection:
+            for what in ("agent_sessions, agent_messages", "SEQUENCE agent_messages_id_seq"):
+                connection.execute(f'GRANT ALL ON {what} TO "{GUEST}"'.encode())
+        step = doctor()["privileges"]
+        assert step["status"] == "warning"
+        assert "on TABLE public.agent_turns" in step["seen"]
+
     @pytest.mark.parametrize(
         ("grants", "says"),
         [

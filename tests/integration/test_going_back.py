@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +16,10 @@ from lakebase_sessions import (
     Branch,
     BranchNotFound,
     ConversationConflict,
+    ConversationExists,
     ConversationNotFound,
     InvalidLimit,
+    InvalidSessionId,
     Lakebase,
     LakebaseSession,
     TablesMissing,
@@ -407,6 +411,129 @@ async def test_there_is_a_bound_in_age(
     assert [branch.preview for branch in await session.branches()] == ["b?"]
 
 
+# --- fork --------------------------------------------------------------------------------------
+
+
+async def test_a_fork_is_a_conversation_of_its_own(session: LakebaseSession) -> None:
+    responses = await take_turns(session, "a", "b")
+    await session.add_items(exchange("c"))
+    fork = await session.fork()
+    assert fork.session_id != session.session_id
+    assert await names_of(fork) == ["a", "b", "c"]
+    turns, old = await fork.turns(), await session.turns()
+    assert turns == old
+    assert [turn.response_id for turn in turns] == [*responses, None]
+    await take_turns(fork, "d")
+    await session.rewind(before_turn=2)
+    assert await names_of(session) == ["a"]
+    assert await names_of(fork) == ["a", "b", "c", "d"]
+    assert await fork.branches() == []
+    await session.clear_session()
+    assert [turn.preview for turn in await fork.turns()] == ["a?", "b?", "c?", "d?"]
+
+
+async def test_a_fork_of_the_beginning(
+    lakebase: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    session = lakebase.session("s", user="mia", history_limit=5)
+    await take_turns(session, "a", "b", "c")
+    fork = await session.fork("other", before_turn=3)
+    assert fork.session_id == "mia:other"
+    assert fork.session_settings == session.session_settings
+    assert await names_of(await fork.fork()) == ["a", "b"]
+    assert [turn.number for turn in await fork.turns()] == [1, 2]
+    nothing = await session.fork(before_turn=1)
+    assert await nothing.get_items() == []
+    assert await (await nothing.fork()).get_items() == []
+    with admin(local, database) as connection:
+        assert connection.execute(
+            "SELECT forked_from, forked_before FROM agent_conversations "
+            "WHERE session_id = 'mia:other'"
+        ).fetchall() == [("mia:s", 3)]
+
+
+async def test_a_fork_keeps_what_describes_it(
+    session: LakebaseSession, local: LocalLakebase, database: str
+) -> None:
+    await take_turns(session, "a")
+    with admin(local, database) as connection:
+        connection.execute(
+            "INSERT INTO agent_conversations (session_id, title, metadata) "
+            """VALUES ('s', 'Rome', '{"project": 7}')"""
+        )
+        await session.fork("t")
+        assert connection.execute(
+            "SELECT title, metadata, forked_from, forked_before FROM agent_conversations "
+            "WHERE session_id = 't'"
+        ).fetchone() == ("Rome", {"project": 7}, "s", None)
+
+
+async def test_what_waits_waits_in_one_place(
+    session: LakebaseSession, local: LocalLakebase, database: str
+) -> None:
+    async with session.turn() as turn:
+        await turn.get_items()
+        turn.record.status, turn.record.state = "waiting", "{}"
+        await turn.add_items(exchange("a"))
+    fork = await session.fork("t")
+    assert [turn.status for turn in await session.turns()] == ["waiting"]
+    assert [turn.status for turn in await fork.turns()] == ["cancelled"]
+    with admin(local, database) as connection:
+        states = connection.execute("SELECT session_id, state FROM agent_turns ORDER BY 1")
+        assert states.fetchall() == [("s", "{}"), ("t", None)]
+
+
+async def test_a_fork_that_cannot_be(session: LakebaseSession, lakebase: Lakebase) -> None:
+    with pytest.raises(ConversationNotFound):
+        await session.fork("t")
+    await take_turns(session, "a")
+    await take_turns(lakebase.session("taken"), "x")
+    for taken in ("taken", "s"):
+        with pytest.raises(ConversationExists):
+            await session.fork(taken)
+    with pytest.raises(TurnNotFound):
+        await session.fork("t", before_turn=2)
+    with pytest.raises(TurnNotFound):
+        await session.fork("t", before_turn=0)
+    with pytest.raises(InvalidSessionId):
+        await session.fork("\x00")
+    assert await names_of(lakebase.session("taken")) == ["x"]
+    with pytest.raises(ConversationNotFound):
+        await lakebase.session("t").fork()
+
+
+async def test_a_turn_that_has_lost_its_end_is_forked(session: LakebaseSession) -> None:
+    await take_turns(session, "a")
+    await session.pop_item()
+    await session.add_items([said("user", "b?")])
+    fork = await session.fork()
+    for one in (session, fork):
+        turns = await one.turns()
+        assert [(turn.items, turn.status) for turn in turns] == [(2, "completed")]
+
+
+async def test_many_forks_at_once(lakebase: Lakebase) -> None:
+    """While somebody writes: each is whole, and one of two with the same id wins."""
+    session = lakebase.session("s")
+    await take_turns(session, "a", "b")
+
+    async def write() -> None:
+        for name in "cdefgh":
+            await session.add_items(exchange(name))
+
+    forks, *_ = await asyncio.gather(
+        asyncio.gather(*(session.fork(str(n % 10)) for n in range(20)), return_exceptions=True),
+        write(),
+    )
+    made = [fork for fork in forks if isinstance(fork, LakebaseSession)]
+    assert len({fork.session_id for fork in made}) == len(made) == 10
+    assert all(isinstance(fork, LakebaseSession | ConversationExists) for fork in forks)
+    for fork in made:
+        names = await names_of(fork)
+        assert names == list("abcdefgh"[: len(names)])
+        assert len(await fork.turns()) == len(names) >= 2
+
+
 # --- with others -------------------------------------------------------------------------------
 
 
@@ -423,12 +550,18 @@ async def test_upstream_goes_on_from_there(
     await upstream.add_items(exchange("B"))
     assert old is not None
     new = await session.restore(old)
+    fork = await session.fork("t")
     assert await upstream.get_items() == exchange("a") + exchange("b")
     assert await upstream.pop_item() == exchange("b")[1]
     await upstream.add_items(exchange("b")[1:])
     assert new is not None
     await session.restore(new)
     assert await upstream.get_items() == exchange("a") + exchange("B")
+    upstream.session_id = "t"
+    assert await upstream.get_items() == exchange("a") + exchange("b")
+    await upstream.add_items(exchange("c"))
+    assert [turn.preview for turn in await fork.turns()] == ["a?", "b?", "c?"]
+    upstream.session_id = "s"
     await upstream.clear_session()
     assert await session.branches() == []
 
@@ -466,6 +599,7 @@ async def test_without_own_tables(lakebase: Lakebase, local: LocalLakebase, data
             session.branches(),
             session.branch_items(1),
             session.restore(1),
+            session.fork(),
         ):
             with pytest.raises(TablesMissing, match="lakebase-sessions init"):
                 await call
@@ -483,3 +617,20 @@ async def test_usage_is_summed(session: LakebaseSession) -> None:
     usage = await session.usage()
     assert (usage.requests, usage.input_tokens, usage.output_tokens) == (3, 13, 0)
     assert {model: used.input_tokens for model, used in usage.by_model.items()} == {"m": 8, "n": 5}
+
+
+async def test_the_sql_of_the_docs(
+    session: LakebaseSession, local: LocalLakebase, database: str
+) -> None:
+    async with session.turn() as turn:
+        await turn.get_items()
+        turn.record.usage = {"m": {"requests": 1, "total_tokens": 7}}
+        await turn.add_items(exchange("a"))
+    await take_turns(session, "b")
+    await session.fork("t")
+    await session.rewind(before_turn=2)
+    page = Path(__file__).parents[2] / "docs" / "going_back.md"
+    [block] = re.findall("```sql\n(.*?)```", page.read_text(), re.DOTALL)
+    with admin(local, database) as connection:
+        answers = [connection.execute(one).fetchall() for one in block.split(";\n") if one.strip()]
+    assert answers == [[("m", 7)], [("s", 1)], [("t", "s", None)]]

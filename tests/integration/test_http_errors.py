@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from lakebase_sessions import (
+    ConversationBusy,
     LakebaseUnavailable,
     TargetNotFound,
     add_error_handlers,
@@ -144,6 +145,18 @@ async def test_not_ours(asked: Any, fail: Any, words: str, stream: bool) -> None
         assert response.text.startswith(f'data: {{"error": "{words}"}}')
     else:
         assert (response.status_code, response.json()) == (500, {"detail": words})
+
+
+def busy() -> None:
+    raise ConversationBusy("Another turn is under way.")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["invoke", "stream"])
+async def test_when_to_come_back_to_a_busy_conversation(asked: Any, stream: bool) -> None:
+    response = await asked(busy, stream=stream)
+    assert code_of(response) == (409, "conversation_busy")
+    assert response.headers["retry-after"] == "3"
+    assert "retry-after" not in (await asked(as_it_is, stream=stream)).headers
 
 
 # --- streams that never began --------------------------------------------------------------------

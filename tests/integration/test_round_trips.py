@@ -6,17 +6,18 @@ import asyncio
 import json
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import psycopg
 import pytest
-from agents import Agent, Runner, function_tool, set_tracing_disabled
+from agents import Agent, Runner, Usage, function_tool, set_tracing_disabled
 from conftest import admin
+from mlflow.types.responses import ResponsesAgentRequest
 from proxy import Proxy
 from sqlalchemy import select
 
-from lakebase_sessions import Lakebase, LakebaseSession
+from lakebase_sessions import Lakebase, LakebaseSession, invoke_turn, stream_turn
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.postgres import pool, queries
 from lakebase_sessions.testing import OfflineModel
@@ -119,6 +120,48 @@ async def test_a_turn_is_three_round_trips_and_an_atomic_one_two(
         await run(turn)
     assert proxy.round_trips - before == 2
     assert len(await proxied.session("atomic").get_items()) == 2 + 2 * steps
+
+
+@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "plain"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["invoke_turn", "stream_turn"])
+async def test_usage_costs_no_round_trip(
+    proxied: Lakebase, proxy: Proxy, streamed: bool, atomic: bool
+) -> None:
+    """But for a run that ends with a tool's output, or fails, which nobody knows beforehand."""
+
+    @function_tool
+    def get_weather(city: str) -> str:
+        return f"It is sunny in {city}."
+
+    class Failing(Steps):
+        def asked(self, items: Any) -> Any:
+            if sum(item.get("type") == "function_call" for item in items) == self.steps:
+                raise RuntimeError("The model is gone.")
+            return super().asked(items)
+
+    set_tracing_disabled(True)
+    usage = Usage(requests=1, input_tokens=3, output_tokens=1, total_tokens=4)
+
+    async def cost(model: Steps, **options: Any) -> int:
+        model.usage = usage
+        agent = Agent(name="A", model=model, tools=[get_weather], **options)
+        request = ResponsesAgentRequest(
+            input=[{"role": "user", "content": "Hi"}],  # type: ignore[list-item]
+            custom_inputs={"session_id": "s"},
+        )
+        before = proxy.round_trips
+        with suppress(RuntimeError):
+            if streamed:
+                async for _ in stream_turn(agent, request, lakebase=proxied, atomic=atomic):
+                    pass
+            else:
+                await invoke_turn(agent, request, lakebase=proxied, atomic=atomic)
+        return proxy.round_trips - before
+
+    assert [await cost(Steps(steps)) for steps in (0, 2)] == ([2, 2] if atomic else [3, 5])
+    last_word = await cost(Steps(3), tool_use_behavior="stop_on_first_tool")
+    assert last_word == (2 if atomic else 4)
+    assert await cost(Failing(4)) == (2 if atomic else 4)
 
 
 async def test_many_at_once_share_the_connections_there_are(

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple, Protocol, Self
 
+import anyio
 from agents.memory import Session
 from agents.memory.session_settings import resolve_session_limit
 
+from lakebase_sessions.conversation.claim import Claim
 from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
+from lakebase_sessions.conversation.meter import Spending
 from lakebase_sessions.conversation.records import TurnRecord, count_turns
 from lakebase_sessions.conversation.soundness import RefusedItem, refused_for_good
-from lakebase_sessions.errors import ConversationConflict, TurnNotOpen
+from lakebase_sessions.errors import (
+    ConversationConflict,
+    InvalidUser,
+    LakebaseSessionsError,
+    LakebaseUnavailable,
+    TurnNotOpen,
+)
 from lakebase_sessions.postgres import queries
 
 if TYPE_CHECKING:
+    from agents import RunContextWrapper
     from agents.items import TResponseInputItem
     from agents.memory.session_settings import SessionSettings
 
+    from lakebase_sessions.conversation.claim import OnBusy
     from lakebase_sessions.postgres.engine import LoopEngine
+
+logger = logging.getLogger(__name__)
 
 
 class _State(Enum):
@@ -51,11 +66,17 @@ class Conversation(Protocol):
     session_id: str
     session_settings: SessionSettings | None
 
+    def _of_run(self, wrapper: RunContextWrapper[Any]) -> Conversation: ...
+
     async def _read(
         self, statement: LiteralString, **parameters: str | None
     ) -> list[tuple[Any, ...]]: ...
 
     async def _write(
+        self, statement: LiteralString, **parameters: str | None
+    ) -> list[tuple[Any, ...]]: ...
+
+    async def _write_repeatable(
         self, statement: LiteralString, **parameters: str | None
     ) -> list[tuple[Any, ...]]: ...
 
@@ -66,16 +87,18 @@ class Conversation(Protocol):
     async def pop_item(self) -> TResponseInputItem | None:
         """As of `LakebaseSession`."""
 
-    async def clear_session(self) -> None:
-        """As of `LakebaseSession`."""
-
 
 class AtomicTurn(Session):
     """A session for one turn: reads see what was added, and the end of the block stores it.
 
     Two round trips, whatever the number of steps: one to read, one to store. An exception in the
-    block, a cancellation too, stores nothing. So does a `ConversationConflict`: somebody else,
-    through whichever class, has written to the conversation since it was read here.
+    block, a cancellation too, stores none of its items. So does a `ConversationConflict`: somebody
+    else, through whichever class, has written to the conversation since it was read here. What the
+    run has used until then is stored all the same, in one more round trip, if the conversation
+    exists. With `on_busy` it is claimed by the read, so that others of the kind are refused or
+    wait.
+
+    What a run passes as `wrapper` is its context, in which its usage is.
 
     Example:
         >>> async def answer(session, agent, question):
@@ -83,11 +106,20 @@ class AtomicTurn(Session):
         ...         return await Runner.run(agent, question, session=turn)
     """
 
-    def __init__(self, session: Conversation, record: TurnRecord | None = None) -> None:
+    def __init__(
+        self,
+        session: Conversation,
+        record: TurnRecord | None = None,
+        *,
+        on_busy: OnBusy | None = None,
+    ) -> None:
         self.session_id = session.session_id
         self.session_settings = session.session_settings
         self.record = record or TurnRecord()
         self._session = session
+        self._given = session
+        self._spending: Spending | None = None
+        self._claim = Claim(session, on_busy) if on_busy is not None else None
         self._state = _State.NEW
         self._added: list[str] = []
         self._popped: set[int] = set()
@@ -107,15 +139,30 @@ class AtomicTurn(Session):
 
     async def __aexit__(
         self,
-        kind: type[BaseException] | None,
-        _error: BaseException | None,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
         self._state = _State.OVER
-        if kind is None and (self._added or self._popped):
-            await self._store()
+        try:
+            await self._end(error)
+        finally:
+            if self._claim is not None:
+                await self._claim.give_up()
 
-    async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
+    async def _end(self, error: BaseException | None) -> None:
+        if error is not None:
+            await self._fail(error)
+            return
+        try:
+            await self._finish()
+        except BaseException as failure:
+            await self._fail(failure)
+            raise
+
+    async def get_items(
+        self, limit: int | None = None, *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> list[TResponseInputItem]:
         """The conversation as it will be, oldest item first.
 
         The first call reads, in one round trip. A later one reads again only where it needs more
@@ -123,12 +170,13 @@ class AtomicTurn(Session):
 
         Args:
             limit: As for `LakebaseSession.get_items`.
+            wrapper: The context of the run that calls.
 
         Raises:
             InvalidLimit: `limit` is not a whole number from 0.
             ConversationConflict: Somebody has written since the first call.
         """
-        self._check_open()
+        self._check_open(wrapper)
         window = checked_limit(resolve_session_limit(limit, self.session_settings))
         if window is None:
             return await self._history(None) + decode(self._added)
@@ -136,18 +184,22 @@ class AtomicTurn(Session):
         items = await self._history(window - len(added)) + added
         return items if limit is not None else without_cut_off_outputs(items)
 
-    async def add_items(self, items: list[TResponseInputItem]) -> None:
+    async def add_items(
+        self, items: list[TResponseInputItem], *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> None:
         """Append; stored at the end of the block.
 
         Raises:
             InvalidItems: An item is not JSON; none was added.
         """
-        self._check_open()
+        self._check_open(wrapper)
         self._added += encode(items)
 
-    async def pop_item(self) -> TResponseInputItem | None:
+    async def pop_item(
+        self, *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> TResponseInputItem | None:
         """Remove and return the latest item, or None; in the tables at the end of the block."""
-        self._check_open()
+        self._check_open(wrapper)
         if self._added:
             return decode([self._added.pop()])[0]
         while rows := await self._rows(1):
@@ -157,9 +209,9 @@ class AtomicTurn(Session):
                 return item
         return None
 
-    async def clear_session(self) -> None:
+    async def clear_session(self, *, wrapper: RunContextWrapper[Any] | None = None) -> None:
         """Remove all items; in the tables at the end of the block."""
-        self._check_open()
+        self._check_open(wrapper)
         self._added.clear()
         self._popped.update(number for number, _ in await self._rows(None))
 
@@ -193,9 +245,55 @@ class AtomicTurn(Session):
     def __repr__(self) -> str:
         return f"<AtomicTurn of {self._session!r}, {self._state.name.lower()}>"
 
-    def _check_open(self) -> None:
+    def _check_open(self, wrapper: RunContextWrapper[Any] | None = None) -> None:
         if self._state is not _State.OPEN:
             raise TurnNotOpen(self._state.value)
+        if wrapper is None:
+            return
+        session = self._given._of_run(wrapper)
+        if self._spending is None:
+            self._session, self.session_id = session, session.session_id
+            if self._claim is not None:
+                self._claim.session = session
+            self._spending = Spending(self.record)
+        elif session.session_id != self.session_id:
+            raise InvalidUser(
+                "Another user's run came to a turn that has begun: a turn is of one conversation."
+            )
+        self._spending.meet(wrapper)
+
+    def _noted(self) -> dict[str, str | None]:
+        """What is known of the turn by now, for the statements that write its row."""
+        if self._spending is not None:
+            self._spending.note()
+        return self.record.parameters()
+
+    async def _finish(self) -> None:
+        if self._added or self._popped:
+            await self._store()
+
+    async def _fail(self, error: BaseException) -> None:
+        """Say in the turn's row how it ended and what it took, if that can be said at all."""
+        if self._spending is None or isinstance(error, LakebaseUnavailable):
+            return  # there is nothing to say, or nowhere to say it
+        if self._version is not None and self._version.updated_at is None:
+            return  # nor is there a conversation
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self.record.status = "cancelled"
+        elif isinstance(error, Exception):
+            self.record.status = "failed"
+        else:
+            return  # the process ends
+        await self._record()
+
+    async def _record(self) -> None:
+        """Write the row alone: if the conversation exists, and with no consequence if it fails."""
+        with anyio.CancelScope(shield=True):
+            try:
+                if (await self._session._open()).keeps_records:
+                    await self._session._write(queries.RECORD_TURN, **self._noted())
+            except LakebaseSessionsError as error:
+                logger.debug("A turn's record was not written: %s: %s", error.code, error)
 
     async def _history(self, count: int | None) -> list[TResponseInputItem]:
         """The latest `count` stored items that were not popped; None is all."""
@@ -211,6 +309,8 @@ class AtomicTurn(Session):
     async def _rows(self, count: int | None) -> list[tuple[int, str]]:
         """At least the latest `count` stored rows that were not popped, if there are so many."""
         wanted = None if count is None else count + len(self._popped)
+        if wanted == 0 and self._claim is not None:
+            wanted = 1  # who claims has to read
         if not self._stored_is_all and (wanted is None or wanted > len(self._stored)):
             await self._read(wanted)
         return self._kept()
@@ -224,11 +324,14 @@ class AtomicTurn(Session):
         return self._stored[: numbers.index(cut)] if cut in numbers else self._stored
 
     async def _read(self, count: int | None) -> None:
-        recording = (await self._session._open()).keeps_records
-        rows = await self._session._read(
-            queries.READ_RECORDED_TURN if recording else queries.READ_TURN,
-            limit=None if count is None else str(count),
-        )
+        limit = None if count is None else str(count)
+        if self._claim is not None:
+            rows = await self._claim.read(limit)
+        else:
+            recording = (await self._session._open()).keeps_records
+            rows = await self._session._read(
+                queries.READ_RECORDED_TURN if recording else queries.READ_TURN, limit=limit
+            )
         newest, _, read = rows[0]
         updated_at, *latest = read.split("/") if read else [None]
         version = _Version(updated_at, newest)
@@ -265,7 +368,8 @@ class AtomicTurn(Session):
             return
         updated_at, newest = self._version
         statement, recorded = await self._statement()
-        stored = await self._session._write(
+        write = self._session._write if self._claim is None else self._claim.write
+        stored = await write(
             statement,
             **recorded,
             updated_at=updated_at,
@@ -281,7 +385,7 @@ class AtomicTurn(Session):
         """What stores the turn, and what it needs beside the items."""
         if not self._added or not (await self._session._open()).keeps_records:
             return queries.STORE_TURN, {}
-        recorded = self.record.parameters()
+        recorded = self._noted()
         if self._cut is None:
             return queries.STORE_RECORDED_TURN, recorded
         return queries.STORE_EDITED_TURN, {"cut": str(self._cut), **recorded}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString, Self
 
 from lakebase_sessions.conversation.items import checked_limit, decode
+from lakebase_sessions.conversation.session_id import check_session_id, new_session_id
 from lakebase_sessions.conversation.turns import (
     COUNTS,
     Branch,
@@ -17,6 +18,7 @@ from lakebase_sessions.conversation.turns import (
 from lakebase_sessions.errors import (
     BranchNotFound,
     ConversationConflict,
+    ConversationExists,
     ConversationNotFound,
     TurnNotFound,
 )
@@ -41,9 +43,10 @@ class GoingBack:
     Every method is one round trip, whatever the length of the conversation.
     """
 
-    session_id: str
-
     if TYPE_CHECKING:
+        session_id: str
+
+        def _sibling(self, session_id: str) -> Self: ...
 
         async def _read(
             self, statement: LiteralString, **parameters: str | None
@@ -134,6 +137,52 @@ class GoingBack:
         if not done:
             raise self._conflict("rewound")
         return branch_from(branch) if keep else None
+
+    async def fork(self, session_id: object = None, *, before_turn: int | None = None) -> Self:
+        """Copy the conversation into a new one of the same user, on the server. One round trip.
+
+        Items, turns, title and metadata are copied, branches are not. What waits for an approval
+        waits in the old conversation only. Neither changes the other from then on.
+
+        Args:
+            session_id: Of the new one, as for `Lakebase.session`; None makes one.
+            before_turn: Only what stands before the turn of this number.
+
+        Returns:
+            The session of the new one.
+
+        Raises:
+            ConversationExists: The id is taken.
+            ConversationNotFound: Nothing was ever stored here, or it was cleared. One that has lost
+                all of its items can be forked.
+            TurnNotFound: The conversation has no such turn.
+            InvalidSessionId: `session_id` cannot be stored.
+            TablesMissing: This package's own tables are not there or may not be used.
+
+        Example:
+            >>> async def try_something_else(session):
+            ...     return await session.fork(before_turn=2)
+        """
+        fork = self._sibling(check_session_id(session_id) or new_session_id())
+        if before_turn is not None:
+            self._check_number(before_turn)
+        await self._check_tables()
+        rows = await self._write(
+            going_back.FORK,
+            fork=fork.session_id,
+            before_turn=None if before_turn is None else str(before_turn),
+        )
+        known, found, done = rows[0]
+        if not known:
+            raise self._no_conversation()
+        if not found:
+            raise self._no_turn(f"turn {before_turn!r}")
+        if not done:
+            raise ConversationExists(
+                f"There is a conversation {fork.session_id!a} already, so nothing was copied. "
+                "Without an id fork() makes one."
+            )
+        return fork
 
     async def branches(self) -> list[Branch]:
         """What was taken out of the conversation and is kept, latest first. One round trip.

@@ -49,7 +49,7 @@ def get_session_id(request: object = None) -> str:
     named = _find(request)
     if named is not None:
         return named
-    made = str(uuid_utils.uuid7())
+    made = new_session_id()
     logger.info(
         "The request names no session (looked at %s): a new conversation begins as %s. An agent "
         "that does not remember is usually this: pass the same session_id in custom_inputs with "
@@ -58,6 +58,11 @@ def get_session_id(request: object = None) -> str:
         made,
     )
     return made
+
+
+def new_session_id() -> str:
+    """An id that nobody has."""
+    return str(uuid_utils.uuid7())
 
 
 def check_session_id(value: object, place: str = "session_id") -> str | None:

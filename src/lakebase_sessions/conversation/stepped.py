@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from lakebase_sessions.conversation.atomic import AtomicTurn
 from lakebase_sessions.conversation.items import encode
+from lakebase_sessions.conversation.soundness import refused
 from lakebase_sessions.postgres import queries
 
 if TYPE_CHECKING:
+    from agents import RunContextWrapper
     from agents.items import TResponseInputItem
 
 
@@ -17,47 +19,86 @@ class SteppedTurn(AtomicTurn):
 
     Each step is stored, with the turn's record, when the run adds it, and whoever writes beside
     it is no conflict. A turn in the place of others (`replace`) is held back like an atomic one.
+    The record is written once more at the end, if it says something else then.
     """
 
-    async def add_items(self, items: list[TResponseInputItem]) -> None:
+    _written: dict[str, str | None] | None = None
+    """What the row says, where there is one."""
+
+    async def begun_by(self, wrapper: RunContextWrapper[Any]) -> Self:
+        """For a run without a block around it: nobody says when it ends."""
+        await self.__aenter__()
+        self._check_open(wrapper)
+        return self
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has stored its last words."""
+        return self._written is not None and self.record.status == "completed"
+
+    async def add_items(
+        self, items: list[TResponseInputItem], *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> None:
         """Append, in one round trip.
 
         Raises:
             InvalidItems: An item is not JSON; none was added.
         """
         if self._cut is not None:
-            await super().add_items(items)
+            await super().add_items(items, wrapper=wrapper)
             return
-        self._check_open()
+        self._check_open(wrapper)
         encoded = encode(items)
         if not encoded:
             return
         self._forget()
-        recording = (await self._session._open()).keeps_records
+        self.record.status = "completed" if _is_last_word(items) else "in_progress"
+        recorded = self._noted() if (await self._session._open()).keeps_records else None
         await self._session._write(
-            queries.ADD_RECORDED_ITEMS if recording else queries.ADD_ITEMS,
-            **(self.record.parameters() if recording else {}),
+            queries.ADD_ITEMS if recorded is None else queries.ADD_RECORDED_ITEMS,
+            **(recorded or {}),
             items="\n".join(encoded),
             count=str(len(encoded)),
         )
+        self._written = recorded
 
-    async def pop_item(self) -> TResponseInputItem | None:
+    async def pop_item(
+        self, *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> TResponseInputItem | None:
         """Remove and return the latest item, or None, in one round trip."""
         if self._cut is not None:
-            return await super().pop_item()
-        self._check_open()
+            return await super().pop_item(wrapper=wrapper)
+        self._check_open(wrapper)
         self._forget()
         return await self._session.pop_item()
 
-    async def clear_session(self) -> None:
+    async def clear_session(self, *, wrapper: RunContextWrapper[Any] | None = None) -> None:
         """Delete the conversation, in one round trip."""
         if self._cut is not None:
-            await super().clear_session()
+            await super().clear_session(wrapper=wrapper)
             return
-        self._check_open()
+        self._check_open(wrapper)
         self._forget()
-        await self._session.clear_session()
+        self._written = None
+        await self._session._write(queries.CLEAR_SESSION)  # leaves the turn its own claim
+
+    async def _finish(self) -> None:
+        if self._cut is not None:
+            await super()._finish()
+            return
+        if self.record.status == "in_progress":  # a tool's output was the last word, say
+            self.record.status = "completed"
+        if self._written not in (None, self._noted()):
+            await self._record()
 
     def _forget(self) -> None:
         """What was read is not what is there any more."""
         self._stored, self._stored_is_all, self._version = [], False, None
+
+
+def _is_last_word(step: list[TResponseInputItem]) -> bool:
+    """Whether it ends with the assistant's words, and leaves no call open."""
+    last: dict[str, Any] = dict(step[-1])
+    return last.get("role") == "assistant" and not any(
+        item.reason == "no_output" for item in refused(step)
+    )

@@ -16,6 +16,7 @@ from lakebase_sessions.access.objects import (
     needed,
 )
 from lakebase_sessions.doctor.step import Step, failed, ok, warning
+from lakebase_sessions.postgres.tables import OWN
 
 if TYPE_CHECKING:
     from lakebase_sessions.postgres.connection import Connection
@@ -117,6 +118,13 @@ async def tables(inside: Inside) -> Step:
         return warning("tables", f"{seen}; the first session makes them, as its own", inside.init)
     if (unlike := await _unlike(connection, found, inside.schema)) is not None:
         return unlike
+    if absent := [table for table in OWN if table not in found]:
+        return warning(
+            "tables",
+            f"schema '{inside.schema}' has no {' and no '.join(absent)}: sessions work, but turns, "
+            "branches, titles and approvals are not kept",
+            f"{inside.init}  # by '{found[REQUIRED[0]].owner}', who owns {REQUIRED[0]}",
+        )
     owners = sorted({each.owner for each in objects if each.kind in ("TABLE", "SEQUENCE")})
     seen = f"{', '.join(found)}, of {', '.join(repr(owner) for owner in owners)}"
     cursor = await connection.execute(_PEOPLE, {"owners": owners})
@@ -174,7 +182,9 @@ async def privileges(inside: Inside) -> Step:
     said = "; ".join(f"no {', '.join(names)} on {each}" for each, names in lacking.items())
     statements = [statement_of(each, names, user) for each, names in lacking.items()]
     owners = sorted({each.owner for each in lacking})
-    return failed(
+    # Without this package's own tables a session still works.
+    step = warning if {each.bare_name for each in lacking} <= set(OWN) else failed
+    return step(
         "privileges",
         f"'{user}' has {said}. Owner: {', '.join(owners)}",
         f"{inside.grant}  # as '{owners[0]}', or in SQL: {' '.join(statements)}",

@@ -23,7 +23,7 @@ _ITS_BRANCHES_TOO = """item AS (
     WHERE branch.session_id = %(session_id)s
 )"""
 
-_BEGUN = r""", known AS (
+_ALL_BEGUN = r""", known AS (
     SELECT item.*, record.*, coalesce(max(record.last_item) OVER so_far >= item.id, false)
         AS recorded
     FROM item LEFT JOIN LATERAL (
@@ -34,7 +34,7 @@ _BEGUN = r""", known AS (
         LIMIT 1
     ) AS record ON true
     WINDOW so_far AS (
-        PARTITION BY item.holder ORDER BY item.created_at, item.id ROWS UNBOUNDED PRECEDING
+        PARTITION BY holder ORDER BY created_at, id ROWS UNBOUNDED PRECEDING
     )
 ), spoken AS (
     SELECT *, CASE WHEN NOT recorded OR NOT lead(recorded, 1, true) OVER behind THEN
@@ -53,6 +53,9 @@ _BEGUN = r""", known AS (
 a join could become a loop of all turns in a loop of all items. Text is parsed only where there is
 no record, and right before that."""
 
+_BEGUN = _ALL_BEGUN.replace("PARTITION BY holder ", "")
+"""For the conversation alone, which is sorted once then."""
+
 _UTC = "AT TIME ZONE current_setting('TimeZone') AT TIME ZONE 'UTC'"
 """Behind a `timestamp` as upstream writes it."""
 
@@ -64,7 +67,7 @@ WITH {_CONVERSATION}{_BEGUN}, numbered AS (
     SELECT *, row_number() OVER behind AS at,
         lead(message_data) OVER behind AS second, lead(message_data, 2) OVER behind AS third
     FROM begun
-    WINDOW behind AS (PARTITION BY holder ORDER BY created_at, id)
+    WINDOW behind AS (ORDER BY created_at, id)
 ), turn AS (
     SELECT *, row_number() OVER in_order AS number, lead(at) OVER in_order AS next
     FROM numbered
@@ -191,7 +194,7 @@ _HUNG = """hung AS MATERIALIZED (
 conversation. Behind an item that is nowhere any more it hangs at the one before that."""
 
 BRANCHES = f"""
-WITH {_HUNG}, {_ITS_BRANCHES_TOO}{_BEGUN}, numbered AS (
+WITH {_HUNG}, {_ITS_BRANCHES_TOO}{_ALL_BEGUN}, numbered AS (
     SELECT holder, id, begins, left(message_data, {_HEAD_LENGTH}) AS head,
         row_number() OVER so_far AS at,
         count(*) FILTER (WHERE begins) OVER so_far AS turns
@@ -291,28 +294,32 @@ A branch that hangs in another one brings what it stood behind there; the rest o
 branch. Its rows come back as they were, so that records and other branches know them. There are no
 more branches than before, so nothing has to be bounded."""
 
+_BEFORE_CUT = """agent_messages AS item LEFT JOIN cut ON true
+    WHERE item.session_id = %(session_id)s
+        AND (cut.id IS NULL OR (item.created_at, item.id) < (cut.created_at, cut.id))"""
+
 FORK = f"""
 WITH {_SEEN}{_TURN}, cut AS (
-    SELECT id, created_at FROM turn WHERE number = %(before_turn)s::integer
+    SELECT id, created_at FROM turn
+    WHERE %(before_turn)s::integer IS NOT NULL AND number = %(before_turn)s::integer
 ), session AS (
     INSERT INTO agent_sessions (session_id, updated_at)
     SELECT %(fork)s, GREATEST(LOCALTIMESTAMP, seen.updated_at) FROM seen
     WHERE %(before_turn)s::integer IS NULL OR EXISTS (SELECT FROM cut)
     ON CONFLICT (session_id) DO NOTHING
     RETURNING session_id
-), copying AS (
-    SELECT item.*, row_number() OVER (ORDER BY item.created_at, item.id) AS at
-    FROM agent_messages AS item LEFT JOIN cut ON true
-    WHERE item.session_id = %(session_id)s
-        AND (cut.id IS NULL OR (item.created_at, item.id) < (cut.created_at, cut.id))
 ), copied AS (
     INSERT INTO agent_messages (session_id, message_data, created_at)
-    SELECT session.session_id, copying.message_data, copying.created_at FROM session, copying
-    ORDER BY copying.at
+    SELECT session.session_id, item.message_data, item.created_at
+    FROM session, {_BEFORE_CUT}
+    ORDER BY item.created_at, item.id
     RETURNING id
 ), old AS (
     SELECT array_agg(id::bigint ORDER BY id) AS ids, array_agg(at ORDER BY id) AS places
-    FROM copying
+    FROM (
+        SELECT item.id, row_number() OVER (ORDER BY item.created_at, item.id) AS at
+        FROM {_BEFORE_CUT}
+    ) AS placed
 ), new AS (
     SELECT array_agg(id::bigint ORDER BY id) AS ids FROM copied
 ), copied_turns AS (
@@ -321,15 +328,19 @@ WITH {_SEEN}{_TURN}, cut AS (
         created_at, status, model, trace_id, usage
     )
     SELECT session.session_id, response_id, number,
-        new.ids[old.places[width_bucket(first_item, old.ids)]],
-        new.ids[old.places[width_bucket(last_item, old.ids)]],
+        (SELECT ids FROM new)[
+            (SELECT places FROM old)[width_bucket(first_item, (SELECT ids FROM old))]
+        ],
+        (SELECT ids FROM new)[
+            (SELECT places FROM old)[width_bucket(last_item, (SELECT ids FROM old))]
+        ],
         created_at,
         CASE WHEN status IN ('in_progress', 'waiting') THEN 'cancelled' ELSE status END,
         model, trace_id, usage
-    FROM session, old, new, agent_turns
+    FROM session, agent_turns
     WHERE agent_turns.session_id = %(session_id)s
         AND branch_id IS NULL
-        AND old.ids[width_bucket(first_item, old.ids)] = first_item
+        AND (SELECT ids FROM old)[width_bucket(first_item, (SELECT ids FROM old))] = first_item
 ), described AS (
     INSERT INTO agent_conversations (session_id, title, metadata, forked_from, forked_before)
     SELECT session.session_id, source.title, coalesce(source.metadata, '{{}}'),

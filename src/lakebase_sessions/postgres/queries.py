@@ -1,4 +1,4 @@
-"""Every SQL statement of this package, each one round trip.
+"""SQL statements of sessions, each one round trip.
 
 Tables and columns are those of `SQLAlchemySession`; names are unqualified, the connection's
 `search_path` says which schema. Statements run in autocommit: each is its own transaction.
@@ -159,22 +159,39 @@ _CUT = """, cut AS (
     WHERE session_id = %(session_id)s AND id = %(cut)s::bigint
 )"""
 
-_OUTCOME = """
+OUTCOME = """
 SELECT FROM session
 """
 
-STORE_TURN = _UNMOVED + _ADDED + _OUTCOME
+STORE_TURN = _UNMOVED + _ADDED + OUTCOME
 """One row if it was stored, none if the session has moved since it was read: the row's
 `updated_at` is another one, or the newest item (upstream's `pop_item` leaves the date alone)."""
 
-ADD_ITEMS = _TOUCHED + _ADDED + _OUTCOME
+ADD_ITEMS = _TOUCHED + _ADDED + OUTCOME
 
-ADD_RECORDED_ITEMS = _TOUCHED + _ADDED + _RECORDED + _OUTCOME
+ADD_RECORDED_ITEMS = _TOUCHED + _ADDED + _RECORDED + OUTCOME
 
-STORE_RECORDED_TURN = _UNMOVED + _ADDED + _RECORDED + _OUTCOME
+STORE_RECORDED_TURN = _UNMOVED + _ADDED + _RECORDED + OUTCOME
 
-STORE_EDITED_TURN = _UNMOVED + _CUT + TAKEN_OUT + BOUNDED + _ADDED + _RECORDED + _OUTCOME
+STORE_EDITED_TURN = _UNMOVED + _CUT + TAKEN_OUT + BOUNDED + _ADDED + _RECORDED + OUTCOME
 """In place of what stands from the item `cut`, which becomes a branch."""
+
+RECORD_TURN = """
+INSERT INTO agent_turns AS known (
+    session_id, response_id, status, model, trace_id, usage, state
+)
+SELECT session_id, %(response_id)s, %(status)s, %(model)s, %(trace_id)s, %(usage)s::jsonb, %(state)s
+FROM agent_sessions
+WHERE session_id = %(session_id)s
+ON CONFLICT (response_id, session_id) DO UPDATE SET
+    status = EXCLUDED.status,
+    model = EXCLUDED.model,
+    trace_id = EXCLUDED.trace_id,
+    usage = EXCLUDED.usage,
+    state = EXCLUDED.state
+"""
+"""The row of a turn alone, which moves nobody's version. One that has stored no items has no
+number: the next turn takes its place."""
 
 READ_RECORDED_TURN = """
 SELECT item.id, item.message_data, session.version

@@ -10,7 +10,13 @@ from __future__ import annotations
 UPSTREAMS = ("agent_sessions", "agent_messages")
 """Without these there is no session."""
 
-OWN = ("agent_turns", "agent_conversations", "agent_branches", "agent_branch_items")
+OWN = (
+    "agent_turns",
+    "agent_conversations",
+    "agent_branches",
+    "agent_branch_items",
+    "agent_claims",
+)
 """Without these there is nothing but the sessions."""
 
 STATE = """
@@ -93,10 +99,23 @@ CREATE TABLE IF NOT EXISTS agent_turns (
 CREATE INDEX IF NOT EXISTS idx_agent_turns_session_item ON agent_turns (session_id, first_item);
 CREATE INDEX IF NOT EXISTS idx_agent_turns_branch
     ON agent_turns (branch_id) WHERE branch_id IS NOT NULL;
+CREATE TABLE IF NOT EXISTS agent_claims (
+    session_id varchar NOT NULL PRIMARY KEY,
+    holder text,
+    since timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    waiting text[] DEFAULT '{{}}' NOT NULL,
+    seen_at timestamptz[] DEFAULT '{{}}' NOT NULL,
+    changes bigint DEFAULT 1 NOT NULL
+);
 """
 """A turn's items are those of its conversation from `first_item` up to the next turn's: ids of
 `agent_messages`, or of `agent_branch_items` where `branch_id` says which. A run that stored nothing
-has none. `after_item` is what a branch stood behind; NULL is the beginning."""
+has none. `after_item` is what a branch stood behind; NULL is the beginning.
+
+A claim is on a conversation that may not be there yet, so nothing ties it to one. `waiting` is the
+line behind its holder, `seen_at` when each of them last asked. Moments with a zone: roles may
+differ in theirs."""
 
 CREATE_ALL = _LOCK + "{create_schema}" + _UPSTREAMS + _OWN
 """One transaction, sent as one string. The lock makes the workers of a deployment queue, because

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+RETRY_AFTER_SECONDS = 3
+"""Of a busy conversation's `Retry-After`: the other turn lasts about as long."""
+
 _failures: ContextVar[list[BaseException]] = ContextVar("lakebase_sessions_failures")
 """What MLflow has logged during the current request."""
 
@@ -30,7 +33,8 @@ _failures: ContextVar[list[BaseException]] = ContextVar("lakebase_sessions_failu
 def add_error_handlers(app: Starlette) -> None:
     """Answer with an error's own status and code, and not with 500 for everything.
 
-    The body is `{"error": {"code": …, "message": …, "type": …}}`, as OpenAI's clients read it.
+    The body is `{"error": {"code": …, "message": …, "type": …}}`, as OpenAI's clients read it;
+    `ConversationBusy` has a `Retry-After` too.
     MLflow's AgentServer wraps every error of a handler into an HTTPException(500); what it wraps
     is looked at. Every other HTTPException goes to the handler that the app has for it, whether
     that was registered before or after. A stream that fails with an error of this package before
@@ -107,7 +111,9 @@ def _response(error: LakebaseSessionsError) -> Response:
 
 def _refusal(status: int, code: str, message: str) -> Response:
     error = {"code": code, "message": message, "type": "lakebase_sessions_error"}
-    return JSONResponse({"error": error}, status)
+    busy = code == errors.ConversationBusy.code
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if busy else None
+    return JSONResponse({"error": error}, status, headers)
 
 
 def _statuses() -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -10,8 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import mlflow
-from agents import RunConfig, Runner
+from agents import Runner
 from mlflow.genai.agent_server import get_request_headers
 from mlflow.types.responses import (
     ResponsesAgentRequest,
@@ -20,9 +18,11 @@ from mlflow.types.responses import (
 )
 
 from lakebase_sessions.conversation.history import merge
+from lakebase_sessions.conversation.records import TurnRecord
 from lakebase_sessions.errors import InvalidUser, LakebaseSessionsError
 from lakebase_sessions.factory import session_for
 from lakebase_sessions.server.events import as_one_response, output_of
+from lakebase_sessions.server.usage import configured, note_trace
 from lakebase_sessions.workspace.background import settled
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agents.result import RunResultStreaming
 
     from lakebase_sessions.conversation.atomic import AtomicTurn
+    from lakebase_sessions.conversation.claim import OnBusy
     from lakebase_sessions.lakebase import Lakebase
 
 logger = logging.getLogger(__name__)
@@ -46,12 +47,14 @@ async def invoke_turn(
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
     atomic: bool = False,
+    on_busy: OnBusy | None = None,
     **run_kwargs: Any,
 ) -> ResponsesAgentResponse:
     """Run one turn of the request's conversation, for MLflow's `@invoke`.
 
     The session is the request's (`session_for`); what a client resends of the history is not
-    stored twice (`merge_history`); the session id comes back in `custom_outputs`.
+    stored twice (`merge_history`); `session_id` comes back in `custom_outputs`, and `trace_id`, if
+    there is an MLflow trace. What the run has used is stored with the turn, however it ends.
 
     Args:
         agent: The agent to run.
@@ -61,10 +64,13 @@ async def invoke_turn(
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
         atomic: Store the turn whole, at its end, or not at all (`LakebaseSession.turn`).
+        on_busy: While another turn of the conversation is under way that has it too: `"refuse"`
+            this one before the model is called, `"wait"` for the other, up to 60 s; None: run.
         **run_kwargs: Passed to `Runner.run`: `context`, `max_turns`, `hooks`, `run_config`, …
 
     Raises:
         ConversationConflict: Of an atomic turn, when somebody else wrote meanwhile.
+        ConversationBusy: With `on_busy`, when another turn is under way, or still is after waiting.
         LakebaseSessionsError: The class says why; `add_error_handlers` makes HTTP of it.
 
     Example:
@@ -73,7 +79,7 @@ async def invoke_turn(
         ...     return await invoke_turn(agent, request)
     """
     turn = _Turn(request, user, lakebase, history_limit, run_kwargs)
-    async with turn.conversation(atomic=atomic) as session:
+    async with turn.conversation(atomic=atomic, on_busy=on_busy) as session:
         result = await Runner.run(agent, turn.items, session=session, **turn.run_kwargs)
     return ResponsesAgentResponse(
         output=output_of(result.new_items), custom_outputs=turn.custom_outputs
@@ -88,6 +94,7 @@ async def stream_turn(
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
     atomic: bool = False,
+    on_busy: OnBusy | None = None,
     **run_kwargs: Any,
 ) -> AsyncGenerator[ResponsesAgentStreamEvent, None]:
     """Run one turn of the request's conversation as a stream, for MLflow's `@stream`.
@@ -95,7 +102,8 @@ async def stream_turn(
     The events are those of one OpenAI response, whatever the number of model calls and tool
     steps: `response.created`, the items with their deltas, `response.completed`. An item has one
     id from `added` to `done`; tool calls and their outputs are items. `session_id` is in the
-    `custom_outputs` of the first event, of every `response.output_item.done` and of the last.
+    `custom_outputs` of the first event, of every `response.output_item.done` and of the last; so is
+    `trace_id`, that of the MLflow trace, if there is one.
 
     An error of this package ends the stream with an `error` event that has its code. Where a
     client goes away, the run is cancelled and has settled before this generator ends.
@@ -107,6 +115,7 @@ async def stream_turn(
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
         atomic: Store the turn whole, at its end, or not at all.
+        on_busy: As for `invoke_turn`.
         **run_kwargs: Passed to `Runner.run_streamed`.
 
     Example:
@@ -117,7 +126,7 @@ async def stream_turn(
     """
     try:
         turn = _Turn(request, user, lakebase, history_limit, run_kwargs)
-        async with turn.conversation(atomic=atomic) as session:
+        async with turn.conversation(atomic=atomic, on_busy=on_busy) as session:
             result = Runner.run_streamed(agent, turn.items, session=session, **turn.run_kwargs)
             events = as_one_response(result, turn.custom_outputs)
             try:
@@ -172,36 +181,32 @@ class _Turn:
         history_limit: int | None,
         run_kwargs: dict[str, Any],
     ) -> None:
+        self.user = user() if callable(user) else user
         self.session = session_for(
             request,
-            user=user() if callable(user) else user,
+            user=self.user,
             lakebase=lakebase,
             history_limit=history_limit,
         )
         self.items: list[Any] = [item.model_dump(exclude_none=True) for item in request.input]
         merging = partial(merge, session_id=self.session.session_id)
         self.run_kwargs = run_kwargs | {
-            "run_config": _merging(run_kwargs.get("run_config"), merging)
+            "run_config": configured(run_kwargs.get("run_config"), merging, self.note_trace)
         }
         self.custom_outputs = {"session_id": self.session.session_id}
-        if mlflow.get_current_active_span() is not None:
-            mlflow.update_current_trace(metadata={"mlflow.trace.session": self.session.session_id})
+        self.record = TurnRecord()
+        self.note_trace()
 
-    def conversation(self, *, atomic: bool) -> AtomicTurn:
+    def conversation(self, *, atomic: bool, on_busy: OnBusy | None) -> AtomicTurn:
         """What the run reads and adds to; at the end of the block it is stored."""
-        return self.session.turn() if atomic else self.session.stepped_turn()
+        begin = self.session.turn if atomic else self.session.stepped_turn
+        turn = begin(on_busy=on_busy)
+        turn.record = self.record
+        return turn
 
-
-def _merging(
-    config: RunConfig | dict[str, Any] | None, merging: Callable[..., Any]
-) -> RunConfig | dict[str, Any]:
-    """`config` with `merging`, unless the caller merges in a way of their own."""
-    if isinstance(config, dict):
-        return {"session_input_callback": merging} | config
-    config = config or RunConfig()
-    if config.session_input_callback is not None:
-        return config
-    return dataclasses.replace(config, session_input_callback=merging)
+    def note_trace(self) -> None:
+        """Of the handler's span, or of the run's own where there is none around it."""
+        note_trace(self.record, self.custom_outputs, self.session.session_id, self.user)
 
 
 async def _settle(

@@ -31,6 +31,7 @@ from openai.types.responses import (
     ResponseOutputText,
     ResponseTextDeltaEvent,
     ResponseTextDoneEvent,
+    ResponseUsage,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +54,19 @@ class OfflineModel(Model):
         await Runner.run(agent, "Hello, I live in SF!", session=session)
         result = await Runner.run(agent, "Where do I live?", session=session)
         assert result.final_output == "You said that you live in SF."
+
+    Args:
+        usage: What each answer is said to take; None says nothing, as some gateways do. It counts
+            no tokens itself, because it has none.
     """
+
+    model = "offline"
+    """What it is called."""
+    usage: Usage | None = None
+    """Of each answer."""
+
+    def __init__(self, *, usage: Usage | None = None) -> None:
+        self.usage = usage
 
     async def get_response(
         self,
@@ -65,7 +78,10 @@ class OfflineModel(Model):
         **_options: object,
     ) -> ModelResponse:
         """Answer at once."""
-        return ModelResponse(output=[_respond(input, tools)], usage=Usage(), response_id=None)
+        usage = Usage()
+        if self.usage is not None:
+            usage.add(self.usage)
+        return ModelResponse(output=[_respond(input, tools)], usage=usage, response_id=None)
 
     async def stream_response(
         self,
@@ -77,7 +93,7 @@ class OfflineModel(Model):
         **_options: object,
     ) -> AsyncIterator[TResponseStreamEvent]:
         """Answer word by word, with the events that the Responses API sends."""
-        for number, event in enumerate(_events(_respond(input, tools))):
+        for number, event in enumerate(_events(_respond(input, tools), self.model, self.usage)):
             event.sequence_number = number
             yield event
 
@@ -173,12 +189,16 @@ def _message(text: str) -> ResponseOutputMessage:
     )
 
 
-def _events(done: ResponseOutputMessage | ResponseFunctionToolCall) -> Iterator[Any]:
+def _events(
+    done: ResponseOutputMessage | ResponseFunctionToolCall,
+    model: str = OfflineModel.model,
+    usage: Usage | None = None,
+) -> Iterator[Any]:
     """The events of one item; sequence numbers are filled in by whoever sends them."""
     response = Response(
         id=f"resp_{uuid.uuid4().hex}",
         created_at=0,
-        model="offline",
+        model=model,
         object="response",
         output=[],
         parallel_tool_calls=False,
@@ -204,8 +224,20 @@ def _events(done: ResponseOutputMessage | ResponseFunctionToolCall) -> Iterator[
     )
     yield ResponseCompletedEvent(
         type="response.completed",
-        response=response.model_copy(update={"output": [done]}),
+        response=response.model_copy(update={"output": [done], "usage": _reported(usage)}),
         sequence_number=0,
+    )
+
+
+def _reported(usage: Usage | None) -> ResponseUsage | None:
+    if usage is None:
+        return None
+    return ResponseUsage(
+        input_tokens=usage.input_tokens,
+        input_tokens_details=usage.input_tokens_details,
+        output_tokens=usage.output_tokens,
+        output_tokens_details=usage.output_tokens_details,
+        total_tokens=usage.total_tokens,
     )
 
 
