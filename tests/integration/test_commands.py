@@ -129,6 +129,26 @@ class TestList:
         run("list", *option, code=2)
 
 
+class TestSearch:
+    def test_what_was_said(self, sql: psycopg.Connection[Any]) -> None:
+        store(sql, "a", "A Window seat, 100%", "Sure.")
+        store(sql, "mia:b", "an ÉTAGE", "a window")
+        store(sql, "c", "1000", "no")
+
+        def found(*arguments: str) -> list[str]:
+            listed = objects(run("search", *arguments, "-o", "json"))
+            return sorted(each["session_id"] for each in listed)
+
+        assert found("window") == ["a", "mia:b"]
+        assert found("window", "--user", "mia") == ["mia:b"]
+        assert found("étage") == ["mia:b"]
+        assert found("100%") == ["a"]
+        assert len(found("window", "-n", "1")) == 1
+        assert "Window seat" in run("search", "WINDOW").stdout
+        run("search", " ", code=2)
+        run("search", code=2)
+
+
 class TestShow:
     def test_what_was_said(self, sql: psycopg.Connection[Any]) -> None:
         store(sql, "trip-7", "Hello", "Good morning.\nHow are you?", title="Greetings")

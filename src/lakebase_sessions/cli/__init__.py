@@ -18,6 +18,7 @@ from lakebase_sessions.cli.list import list_
 from lakebase_sessions.cli.load import load
 from lakebase_sessions.cli.local import local
 from lakebase_sessions.cli.prune import prune
+from lakebase_sessions.cli.search import search
 from lakebase_sessions.cli.show import show
 from lakebase_sessions.cli.terminal import harmless
 from lakebase_sessions.cli.title import title
@@ -50,5 +51,18 @@ def main() -> None:
     """OpenAI Agents SDK sessions on Databricks Lakebase."""
 
 
-for _command in (delete, doctor, export, grant, init, list_, load, local, prune, show, title):
+for _command in (
+    delete,
+    doctor,
+    export,
+    grant,
+    init,
+    list_,
+    load,
+    local,
+    prune,
+    search,
+    show,
+    title,
+):
     main.add_command(_command)

@@ -66,7 +66,7 @@ def list_(
       lakebase-sessions list --metadata project=atlas -n 0 -o json | jq -r .session_id
     """
     found = asyncio.run(
-        _listed(
+        listed(
             wanted,
             limit,
             user=user,
@@ -82,7 +82,8 @@ def list_(
         say(f"There are more than these {limit}: -n 0 lists all.")
 
 
-async def _listed(wanted: Wanted, limit: int, **filters: object) -> list[Conversation]:
+async def listed(wanted: Wanted, limit: int, **filters: object) -> list[Conversation]:
+    """What `SessionStore.list` finds, and one more than `limit` if there is one; 0 is all."""
     from lakebase_sessions.access.opened import Opened  # noqa: PLC0415
     from lakebase_sessions.conversation.store import SessionStore  # noqa: PLC0415
 
