@@ -13,6 +13,7 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── InvalidExport            ValueError               400  invalid_export
     ├── InvalidMetadata          ValueError               400  invalid_metadata
     ├── InvalidQuery             ValueError               400  invalid_query
+    ├── InvalidTurn              ValueError               400  invalid_turn
     ├── TargetNotFound           LookupError, ValueError  500  target_not_found
     ├── PermissionDenied         PermissionError          403  permission_denied
     ├── TablesMissing            LookupError              500  tables_missing
@@ -111,6 +112,13 @@ class InvalidQuery(LakebaseSessionsError, ValueError):
     """What a listing was asked for makes no sense: an order, a bound, or where it goes on."""
 
     code = "invalid_query"
+    http_status = 400
+
+
+class InvalidTurn(LakebaseSessionsError, ValueError):
+    """The number of a turn that a request names is none."""
+
+    code = "invalid_turn"
     http_status = 400
 
 

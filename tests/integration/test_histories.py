@@ -151,6 +151,8 @@ class Chat:
     def __init__(self, seed: int) -> None:
         self.view: list[tuple[int, Any]] = []
         self.stored: list[tuple[int, Any]] = []
+        self.starts: set[int] = set()
+        """Of turns: the numbers of their first items."""
         self.random = random.Random(seed)
         self._numbers = itertools.count()
 
@@ -183,8 +185,27 @@ class Chat:
             text = self.random.choice(["Hello {}.", "What is the weather in City{}?"])
             self.view.append((number, user(text.format(number))))
 
-    def is_new(self) -> list[tuple[int, Any]]:
-        known = {number for number, _ in self.stored}
+    def kept(self, resends: int) -> list[tuple[int, Any]]:
+        """Without the turns behind all that is shown; what is asked again is answered again."""
+        sent = self.view[-resends:]
+        shown = {number for number, _ in sent[:-1]}
+        said = [(number, item["role"]) for number, item in self.stored if "role" in item]
+        answers = [number for number, role in said if role == "assistant"]
+        if not shown & {*answers}:
+            return self.stored
+        before_answers = [number for number, _ in said][: said.index((answers[0], "assistant"))]
+        if sent[0][0] not in before_answers:
+            return self.stored
+        last = max(at for at, (number, _) in enumerate(self.stored) if number in shown)
+        asked = [at for at, (_, item) in enumerate(self.stored) if item.get("role") == "user"]
+        behind = [at for at in asked if at > last]
+        if not behind:
+            return self.stored
+        starts = [at for at, (number, _) in enumerate(self.stored) if number in self.starts]
+        return self.stored[: max(start for start in starts if start <= behind[0])]
+
+    def new(self, kept: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+        known = {number for number, _ in kept}
         return [said for said in self.view[:-1] if said[0] not in known] + self.view[-1:]
 
 
@@ -200,6 +221,7 @@ def look(item: Any) -> Any:
     ("resends", "limit"), [(0, None), (8, None), (0, 20)], ids=["all", "its end", "under a window"]
 )
 @pytest.mark.parametrize("shows_tools", [False, True], ids=["messages", "with tools"])
+@pytest.mark.parametrize("on_edit", ["rewind", "append"])
 async def test_clients_that_edit_retry_and_stop(
     mlflow_types: Any,
     lakebase: Lakebase,
@@ -208,9 +230,15 @@ async def test_clients_that_edit_retry_and_stop(
     shows_tools: bool,
     resends: int,
     limit: int | None,
+    on_edit: str,
 ) -> None:
-    """After every turn exactly that is stored that was said, each item once and in order."""
-    handler = Handler(mlflow_types, lakebase, stream, atomic=atomic, history_limit=limit)
+    """After every turn exactly that is stored that was said, each item once and in order.
+
+    Without what an edit has left, if all is resent.
+    """
+    handler = Handler(
+        mlflow_types, lakebase, stream, atomic=atomic, history_limit=limit, on_edit=on_edit
+    )
     for seed in range(4):
         chat = Chat(seed)
         session = lakebase.session(f"chat {seed}")
@@ -221,7 +249,15 @@ async def test_clients_that_edit_retry_and_stop(
             handler.model.fails = ending in ("failed", "cut off")
             with contextlib.suppress(RuntimeError):
                 await handler([item for _, item in chat.view[-resends:]], session.session_id)
-            expected = chat.stored + ([] if atomic and handler.model.fails else chat.is_new())
+            kept = chat.stored if on_edit == "append" else chat.kept(resends)
+            expected = chat.stored
+            is_held_back = atomic or len(kept) < len(expected)
+            if not (is_held_back and handler.model.fails):
+                new = chat.new(kept)
+                if new[-1][0] in {number for number, _ in kept}:
+                    new[-1] = chat.view[-1] = chat.numbered(new[-1][1])  # stored again
+                expected = kept + new
+                chat.starts.add(new[0][0])
             stored = await session.get_items()
             assert [look(item) for item in stored[: len(expected)]] == [
                 look(item) for _, item in expected
@@ -237,15 +273,17 @@ async def test_clients_that_edit_retry_and_stop(
             if ending == "ok":
                 chat.view += [said for said in added if shows_tools or "role" in said[1]]
             elif ending in ("stopped", "cut off"):
-                part = f"a part {len(chat.stored)}"
-                chat.view.append(chat.numbered({"role": "assistant", "content": part}))
+                number, part = chat.numbered({"role": "assistant"})
+                chat.view.append((number, part | {"content": f"a part {number}"}))
 
 
 async def test_an_edit_of_what_a_window_does_not_show(
     mlflow_types: Any, lakebase: Lakebase, stream: bool, atomic: bool
 ) -> None:
-    """It cannot be told from something new, and is stored again: all of it, and once."""
-    handler = Handler(mlflow_types, lakebase, stream, atomic=atomic, history_limit=4)
+    """Appended, it cannot be told from something new, and is stored again: all of it, and once."""
+    handler = Handler(
+        mlflow_types, lakebase, stream, atomic=atomic, history_limit=4, on_edit="append"
+    )
     for number in range(4):
         await handler([user(f"Hello {number}.")])
     session = lakebase.session("s")

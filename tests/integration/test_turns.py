@@ -86,7 +86,7 @@ async def test_users_are_kept_apart(mlflow_types: Any, lakebase: Lakebase) -> No
         answer = await invoke_turn(
             agent(), request(mlflow_types, f"My name is {user}."), user=user, lakebase=lakebase
         )
-        assert answer.custom_outputs == {"session_id": f"{user}:s"}
+        assert (answer.custom_outputs or {})["session_id"] == f"{user}:s"
     stolen = request(mlflow_types, "What is my name?", "mia:s")
     answer = await invoke_turn(agent(), stolen, user="noah", lakebase=lakebase)
     assert "do not know" in text_of(answer)

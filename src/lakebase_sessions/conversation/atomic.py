@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple, Protocol, Self
@@ -17,15 +18,18 @@ from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
 from lakebase_sessions.conversation.meter import Spending
 from lakebase_sessions.conversation.records import TurnRecord, count_turns
+from lakebase_sessions.conversation.session_id import new_session_id
 from lakebase_sessions.conversation.soundness import RefusedItem, refused_for_good
 from lakebase_sessions.errors import (
     ConversationConflict,
+    ConversationNotFound,
     InvalidUser,
     LakebaseSessionsError,
     LakebaseUnavailable,
+    TurnNotFound,
     TurnNotOpen,
 )
-from lakebase_sessions.postgres import queries
+from lakebase_sessions.postgres import edits, queries
 
 if TYPE_CHECKING:
     from agents import RunContextWrapper
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from agents.memory.session_settings import SessionSettings
 
     from lakebase_sessions.conversation.claim import OnBusy
+    from lakebase_sessions.conversation.edits import Edit
     from lakebase_sessions.postgres.engine import LoopEngine
 
 logger = logging.getLogger(__name__)
@@ -87,6 +92,13 @@ class Conversation(Protocol):
     async def pop_item(self) -> TResponseInputItem | None:
         """As of `LakebaseSession`."""
 
+    async def fork(
+        self, session_id: object = None, *, before_turn: int | None = None
+    ) -> Conversation:
+        """As of `LakebaseSession`."""
+
+    def _sibling(self, session_id: str) -> Conversation: ...
+
 
 class AtomicTurn(Session):
     """A session for one turn: reads see what was added, and the end of the block stores it.
@@ -116,6 +128,8 @@ class AtomicTurn(Session):
         self.session_id = session.session_id
         self.session_settings = session.session_settings
         self.record = record or TurnRecord()
+        self.edit: Edit | None = None
+        """What a client sends, where that may be an edit; decided by the first read."""
         self._session = session
         self._given = session
         self._spending: Spending | None = None
@@ -129,6 +143,7 @@ class AtomicTurn(Session):
         self._version: _Version | None = None
         self._latest: _Latest | None = None
         self._cut: int | None = None
+        self._fork: Conversation | None = None
 
     async def __aenter__(self) -> Self:
         if self._state is not _State.NEW:
@@ -214,6 +229,11 @@ class AtomicTurn(Session):
         self._check_open(wrapper)
         self._added.clear()
         self._popped.update(number for number, _ in await self._rows(None))
+
+    @property
+    def destination(self) -> str:
+        """The id of the conversation that this turn will be in."""
+        return self._fork.session_id if self._fork else self.session_id
 
     @property
     def stored(self) -> list[tuple[int, TResponseInputItem]]:
@@ -308,10 +328,13 @@ class AtomicTurn(Session):
 
     async def _rows(self, count: int | None) -> list[tuple[int, str]]:
         """At least the latest `count` stored rows that were not popped, if there are so many."""
-        wanted = None if count is None else count + len(self._popped)
+        hidden = len(self._stored) - len(self._kept())
+        wanted = None if count is None else count + hidden
         if wanted == 0 and self._claim is not None:
             wanted = 1  # who claims has to read
-        if not self._stored_is_all and (wanted is None or wanted > len(self._stored)):
+        undecided = self.edit is not None and not self.edit.is_decided
+        more = wanted is None or wanted > len(self._stored)
+        if not self._stored_is_all and (more or undecided):
             await self._read(wanted)
         return self._kept()
 
@@ -324,25 +347,43 @@ class AtomicTurn(Session):
         return self._stored[: numbers.index(cut)] if cut in numbers else self._stored
 
     async def _read(self, count: int | None) -> None:
-        limit = None if count is None else str(count)
-        if self._claim is not None:
-            rows = await self._claim.read(limit)
-        else:
-            recording = (await self._session._open()).keeps_records
-            rows = await self._session._read(
-                queries.READ_RECORDED_TURN if recording else queries.READ_TURN, limit=limit
-            )
-        newest, _, read = rows[0]
+        engine = await self._session._open()
+        edit = self.edit if self.edit and not self.edit.is_decided else None
+        if edit and edit.turn is not None:
+            engine.check_records()
+        statement = queries.READ_RECORDED_TURN if engine.keeps_records else queries.READ_TURN
+        parameters: dict[str, str | None] = {"limit": None if count is None else str(count)}
+        if edit and engine.keeps_records:
+            statement = edits.READ_RESENT_TURN
+            parameters |= edit.parameters()
+        read_rows = self._session._read if self._claim is None else self._claim.read
+        rows = await read_rows(statement, **parameters)
+        newest, _, read, *_ = rows[0]
         updated_at, *latest = read.split("/") if read else [None]
         version = _Version(updated_at, newest)
         if self._version not in (None, version):
             raise self._conflict()
         self._version = version
-        self._stored = [(number, row) for number, row, _ in reversed(rows) if number is not None]
+        self._stored = [(number, row) for number, row, *_ in reversed(rows) if number is not None]
         self._stored_is_all = count is None or len(self._stored) < count
         self._latest = _Latest(*map(int, latest)) if latest else None
         if self.record.number is None:  # a later read may find this turn's own record
             self.record.number = self._number()
+        if edit and engine.keeps_records:
+            self._decide(edit, rows)
+
+    def _decide(self, edit: Edit, rows: list[tuple[Any, ...]]) -> None:
+        """Find out from what was read, newest first, whether this turn replaces others."""
+        *_, reach, _, cut, turns = rows[0]
+        self._stored_is_all = reach is None or len(self._stored) < reach
+        stored = [(row[0], row[1], row[4]) for row in reversed(rows) if row[0] is not None]
+        edit.decide(stored, is_all=self._stored_is_all, cut=cut, turns=turns)
+        if edit.cut is not None:
+            self.replace(edit.cut)
+            if edit.forks:
+                self._fork = self._session._sibling(new_session_id())
+        if edit.number is not None:
+            self.record.number = edit.number
 
     def _number(self, before: int | None = None) -> int | None:
         """The number of a turn behind all that is stored, or in the place of what is from there."""
@@ -366,6 +407,9 @@ class AtomicTurn(Session):
         if self._version is None:  # what was there did not matter
             await self._session._add(self._added)
             return
+        if self._fork:
+            await self._store_in(self._fork)
+            return
         updated_at, newest = self._version
         statement, recorded = await self._statement()
         write = self._session._write if self._claim is None else self._claim.write
@@ -380,6 +424,25 @@ class AtomicTurn(Session):
         )
         if not stored:
             raise self._conflict()
+
+    async def _store_in(self, fork: Conversation) -> None:
+        """Into a copy of what stands before this turn; whoever wrote behind that is no conflict."""
+        try:
+            await self._session.fork(fork.session_id, before_turn=self.record.number)
+        except (ConversationNotFound, TurnNotFound) as error:
+            raise self._conflict() from error
+        try:
+            await fork._write(
+                queries.ADD_RECORDED_ITEMS,
+                **self.record.parameters(),
+                items="\n".join(self._added),
+                count=str(len(self._added)),
+            )
+        except LakebaseSessionsError as error:
+            if not getattr(error, "outcome_unknown", False):
+                with suppress(LakebaseSessionsError):
+                    await fork._write(queries.CLEAR_SESSION)
+            raise
 
     async def _statement(self) -> tuple[LiteralString, dict[str, str | None]]:
         """What stores the turn, and what it needs beside the items."""

@@ -19,10 +19,12 @@ from lakebase_sessions.errors import (
     ConversationBusy,
     LakebaseSessionsError,
 )
-from lakebase_sessions.postgres import claims, queries
+from lakebase_sessions.postgres import claims
 from lakebase_sessions.workspace.background import settled
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lakebase_sessions.postgres.engine import LoopEngine
 
 logger = logging.getLogger(__name__)
@@ -86,19 +88,21 @@ class Claim:
         self._known = False  # the server may have it, as the holder or in line
         self._renewing: asyncio.Task[None] | None = None
 
-    async def read(self, limit: str | None) -> list[tuple[Any, ...]]:
-        """What READ_RECORDED_TURN has; the first time the conversation is claimed with it.
+    async def read(
+        self, statement: LiteralString, **parameters: str | None
+    ) -> list[tuple[Any, ...]]:
+        """What the statement reads; the first time the conversation is claimed with it.
 
         Raises:
             ConversationBusy: Another turn has it, and still had it after waiting.
             TablesMissing: There is no table of claims.
         """
         if self._renewing is None:
-            rows = await self._taken(limit)
+            rows = await self._taken(statement, parameters)
             self._renewing = asyncio.create_task(self._renew())
             if rows is not None:
                 return rows
-        return await self.session._read(queries.READ_RECORDED_TURN, limit=limit)
+        return await self.session._read(statement, **parameters)
 
     async def write(
         self, statement: LiteralString, **parameters: str | None
@@ -128,7 +132,9 @@ class Claim:
                         error,
                     )
 
-    async def _taken(self, limit: str | None) -> list[tuple[Any, ...]] | None:
+    async def _taken(
+        self, statement: LiteralString, parameters: Mapping[str, str | None]
+    ) -> list[tuple[Any, ...]] | None:
         """Claim the conversation; None if it has to be read again."""
         (await self.session._open()).check_records()
         now = asyncio.get_running_loop().time
@@ -137,12 +143,12 @@ class Claim:
         while True:
             self._known = True
             rows = await self.session._write_repeatable(
-                claims.CLAIM_AND_READ,
+                claims.claiming(statement),
                 holder=self._holder,
                 waits=str(self._waits),
                 lease=f"{LEASE_SECONDS} s",
                 lost=f"{LOST_SECONDS} s",
-                limit=limit,
+                **parameters,
             )
             told = rows[0][-1]
             if told is None:

@@ -55,9 +55,14 @@ def merge(
     history: list[TResponseInputItem],
     new_items: list[TResponseInputItem],
     session_id: str | None = None,
+    parted: Parting | None = None,
 ) -> list[TResponseInputItem]:
-    """`merge_history`, with the session's id for the log."""
-    merged = [*history, *(new_items[number] for number in parting(history, new_items).new)]
+    """`merge_history`, with the session's id for the log.
+
+    With `parted` where it is known by more of the past than `history` shows.
+    """
+    parted = parted or parting(history, new_items)
+    merged = [*history, *(new_items[number] for number in parted.new)]
     last = len(merged) - 1 if new_items else len(merged)
     left_out = {
         item.position: item for item in refused(merged, len(history)) if item.position != last
@@ -74,7 +79,7 @@ def _is_broken(item: RefusedItem, history: list[TResponseInputItem]) -> bool:
         return False
     if item.reason != "no_call":
         return item.reason != "no_reasoning"
-    return any(_role(other) not in (None, "assistant") for other in history[: item.position])
+    return any(role_of(other) not in (None, "assistant") for other in history[: item.position])
 
 
 @lru_cache(maxsize=1024)  # what was said, to say it once
@@ -100,7 +105,10 @@ class Parting:
     """The client's view ends behind so many stored items; 0 if it shares nothing with them."""
 
     from_beginning: bool
-    """Whether the view begins as what is stored does, up to and with words of the assistant."""
+    """Whether the view has words of the assistant that are stored, and begins as that does."""
+
+    is_ambiguous: bool = False
+    """Whether it may as well end elsewhere, because the assistant has said the same twice."""
 
 
 def parting(history: list[TResponseInputItem], sent: list[TResponseInputItem]) -> Parting:
@@ -120,10 +128,12 @@ def parting(history: list[TResponseInputItem], sent: list[TResponseInputItem]) -
     shown = {key[0] for key in resent}
     kinds = {"message"} | (shown & {"call"})
     compared = shown & {"call", "item"}
-    stored = [_key(item) if compared or _role(item) else ("item",) for item in history]
+    stored = [_key(item) if compared or role_of(item) else ("item",) for item in history]
     there = [number for number, key in enumerate(stored) if key[0] in kinds]
     here = [number for number, key in enumerate(resent) if key[0] in kinds]
-    old, end = _shared([stored[number] for number in there], [resent[number] for number in here])
+    old, end, is_ambiguous = _shared(
+        [stored[number] for number in there], [resent[number] for number in here]
+    )
     boundary = here[old - 1] + 1 if old else 0
     end = there[end - 1] + 1 if end else 0
 
@@ -153,11 +163,15 @@ def parting(history: list[TResponseInputItem], sent: list[TResponseInputItem]) -
         new=(*sorted([*new, *thoughts]), *range(len(resent), len(sent))),
         stored=end,
         from_beginning=_begin_alike(stored, resent),
+        is_ambiguous=is_ambiguous,
     )
 
 
-def _shared(stored: list[_Key], resent: list[_Key]) -> tuple[int, int]:
-    """How many of `resent` are old, and behind how many of `stored` the last of them stands."""
+def _shared(stored: list[_Key], resent: list[_Key]) -> tuple[int, int, bool]:
+    """How many of `resent` are old, and behind how many of `stored` the last of them stands.
+
+    And whether it may stand elsewhere as well.
+    """
     first: dict[_Key, int] = {}
     last: dict[_Key, int] = {}
     for number, key in enumerate(stored):
@@ -166,7 +180,7 @@ def _shared(stored: list[_Key], resent: list[_Key]) -> tuple[int, int]:
             last[key] = number
     words = [number for number, key in enumerate(resent) if key in last]
     if not words:
-        return _shared_by_users(stored, resent)
+        return *_shared_by_users(stored, resent), False
 
     def out_of_order() -> bool:
         return len(words) > 1 and first[resent[words[-2]]] >= last[resent[words[-1]]]
@@ -175,7 +189,7 @@ def _shared(stored: list[_Key], resent: list[_Key]) -> tuple[int, int]:
     # and not stored yet (a client may show each failure as an answer), or those before them are
     # older than a window, and then what is stored ends in what was sent.
     if out_of_order() and (places := [at for at in _ends(stored, resent) if at > words[0]]):
-        return places[-1], len(stored)
+        return places[-1], len(stored), False
     while out_of_order():
         words.pop()
     old = words[-1] + 1
@@ -183,11 +197,12 @@ def _shared(stored: list[_Key], resent: list[_Key]) -> tuple[int, int]:
     # several such places the latest, which at worst stores something twice.
     past = _common_pasts(resent[:old], stored)
     end = max(range(len(past)), key=lambda place: (past[place], place))
+    is_ambiguous = past.count(past[end]) > 1
     # Behind them the client may miss answers that were lost, and what it took back.
     for place in range(end, len(stored)):
         if old < len(resent) and resent[old] == stored[place]:
             old, end = old + 1, place + 1
-    return old, end
+    return old, end, is_ambiguous
 
 
 def _shared_by_users(stored: list[_Key], resent: list[_Key]) -> tuple[int, int]:
@@ -234,13 +249,18 @@ def _common_pasts(one: list[_Key], other: list[_Key]) -> list[int]:
 
 
 def _begin_alike(stored: list[_Key], resent: list[_Key]) -> bool:
-    messages = ([key for key in keys if key[0] == "message"] for keys in (stored, resent))
-    for key, other in zip(*messages, strict=False):
-        if key != other:
-            return False
-        if _is_assistants(key):
-            return True
-    return False
+    """Whether `resent` begins with what was said up to the first answer.
+
+    Not with all of that: a first answer may have been lost, and a question that failed was asked
+    again.
+    """
+    words = {key for key in stored if _is_assistants(key)}
+    if not any(key in words for key in resent):
+        return False
+    said = [key for key in stored if key[0] == "message"]
+    first = next((key for key in resent if key[0] == "message"), None)
+    answer = next((at for at, key in enumerate(said) if _is_assistants(key)), 0)
+    return first in said[: answer or 1]
 
 
 def _is_assistants(key: _Key) -> bool:
@@ -253,7 +273,7 @@ _Key = tuple[str, ...]
 def _key(item: TResponseInputItem) -> _Key:
     """What makes two items the same, by kind: `message`, `system`, `call`, `item` or `empty`."""
     fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-    role = _role(item)
+    role = role_of(item)
     if role is None:
         same = {
             name: value
@@ -271,7 +291,8 @@ def _key(item: TResponseInputItem) -> _Key:
     return ("system" if role in _SYSTEM_ROLES else "message", role, *content)
 
 
-def _role(item: object) -> str | None:
+def role_of(item: object) -> str | None:
+    """Whose words an item is; None for tool items and reasoning."""
     role = item.get("role") if isinstance(item, dict) else None
     return role if isinstance(role, str) else None
 

@@ -18,7 +18,8 @@ class SteppedTurn(AtomicTurn):
     """What a run without `atomic` reads and adds to.
 
     Each step is stored, with the turn's record, when the run adds it, and whoever writes beside
-    it is no conflict. A turn in the place of others (`replace`) is held back like an atomic one.
+    it is no conflict. A turn in the place of others (`replace`), or one whose number the client
+    says, is held back like an atomic one: of two at once only one may be stored.
     The record is written once more at the end, if it says something else then.
     """
 
@@ -44,7 +45,7 @@ class SteppedTurn(AtomicTurn):
         Raises:
             InvalidItems: An item is not JSON; none was added.
         """
-        if self._cut is not None:
+        if self._is_held_back:
             await super().add_items(items, wrapper=wrapper)
             return
         self._check_open(wrapper)
@@ -66,7 +67,7 @@ class SteppedTurn(AtomicTurn):
         self, *, wrapper: RunContextWrapper[Any] | None = None
     ) -> TResponseInputItem | None:
         """Remove and return the latest item, or None, in one round trip."""
-        if self._cut is not None:
+        if self._is_held_back:
             return await super().pop_item(wrapper=wrapper)
         self._check_open(wrapper)
         self._forget()
@@ -74,7 +75,7 @@ class SteppedTurn(AtomicTurn):
 
     async def clear_session(self, *, wrapper: RunContextWrapper[Any] | None = None) -> None:
         """Delete the conversation, in one round trip."""
-        if self._cut is not None:
+        if self._is_held_back:
             await super().clear_session(wrapper=wrapper)
             return
         self._check_open(wrapper)
@@ -83,13 +84,17 @@ class SteppedTurn(AtomicTurn):
         await self._session._write(queries.CLEAR_SESSION)  # leaves the turn its own claim
 
     async def _finish(self) -> None:
-        if self._cut is not None:
+        if self._is_held_back:
             await super()._finish()
             return
         if self.record.status == "in_progress":  # a tool's output was the last word, say
             self.record.status = "completed"
         if self._written not in (None, self._noted()):
             await self._record()
+
+    @property
+    def _is_held_back(self) -> bool:
+        return self._cut is not None or (self.edit is not None and self.edit.turn is not None)
 
     def _forget(self) -> None:
         """What was read is not what is there any more."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, LiteralString, TypeAlias
@@ -28,6 +30,8 @@ Rows: TypeAlias = list[tuple[Any, ...]]  # the class below has a method of that 
 DELETED_AT_ONCE = 100
 """Conversations that one statement of `delete_user` deletes; it holds their locks to its end."""
 
+MOST_SEARCHED = 200
+"""Characters that can be searched for."""
 MOST_AT_ONCE = 10_000
 """Conversations in one batch of `prune`: one statement has to end in time."""
 
@@ -64,6 +68,7 @@ class SessionStore:
         updated_since: datetime | None = None,
         updated_before: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
+        search: str | None = None,
         limit: int | None = None,
         after: str | None = None,
     ) -> AsyncIterator[Conversation]:
@@ -80,6 +85,10 @@ class SessionStore:
                 local time.
             updated_before: Only those that were last used before.
             metadata: Only those whose metadata has all of these.
+            search: Only those in which the user or the assistant said this, in one message, as it
+                is written, but for upper and lower case; at most 200 characters. Without the index
+                that `lakebase-sessions init --search` makes, all that is listed is read, 2,000
+                conversations in a round trip.
             limit: At most so many; None is all.
             after: The `next` of a page, to go on behind it.
 
@@ -100,6 +109,7 @@ class SessionStore:
                 updated_since=updated_since,
                 updated_before=updated_before,
                 metadata=metadata,
+                search=search,
                 limit=listing.MOST if left is None else min(left, listing.MOST),
                 after=after,
             )
@@ -118,6 +128,7 @@ class SessionStore:
         updated_since: datetime | None = None,
         updated_before: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
+        search: str | None = None,
         limit: int = 20,
         after: str | None = None,
     ) -> Page:
@@ -129,6 +140,8 @@ class SessionStore:
             updated_since: As for `list`.
             updated_before: As for `list`.
             metadata: As for `list`.
+            search: As for `list`. A page then may have fewer conversations than there are, and a
+                `next`: there is a bound to how many are looked through.
             limit: Conversations on it, 1 to 100.
             after: The `next` of the page before.
 
@@ -142,8 +155,11 @@ class SessionStore:
         if not isinstance(limit, int) or isinstance(limit, bool) or not 0 < limit <= listing.MOST:
             raise InvalidQuery(f"A page has 1 to {listing.MOST} conversations, not {limit!r}.")
         begin = Cursor.parse(after, order) if after is not None else None
+        words = _words(search)
         parameters = {
             **_filters(user, updated_since, updated_before, metadata),
+            "words": words,
+            "item": json.dumps({"role": "user", "content": words}),
             "key": begin.key if begin else "infinity",
             "last": begin.session_id if begin else "",
             "limit": str(limit + 1),
@@ -154,6 +170,8 @@ class SessionStore:
             own=engine.keeps_records,
             user=user is not None,
             metadata=metadata is not None,
+            search=None if words is None else engine.collation,
+            grams=words is not None and engine.finds_words,
         )
         rows = await engine.rows(listing.page_of(wanted), parameters, writing=False)
         found = [row for row in rows if row[2] is not None]
@@ -348,6 +366,16 @@ def _filters(
         "before": _moment(before, "updated_before") or "infinity",
         "metadata": None if metadata is None else encoded_metadata(metadata),
     }
+
+
+def _words(search: str | None) -> str | None:
+    """What is searched for, as a stored text would have it; None is anything."""
+    if search is None:
+        return None
+    if not isinstance(search, str) or len(search) > MOST_SEARCHED:
+        raise InvalidQuery(f"search is a text of at most {MOST_SEARCHED} characters.")
+    # As in postgres/said.py. A search box that is empty is no search.
+    return re.sub("[\x00\ud800-\udfff]", "\ufffd", search).strip() or None
 
 
 def _moment(value: datetime | None, name: str) -> str | None:

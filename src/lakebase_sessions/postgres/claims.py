@@ -88,10 +88,17 @@ _END_IF_CLAIMED = """) AS item WHERE told.told IS NULL OFFSET 0) AS item ON true
 """
 """OFFSET 0 keeps the condition where it is, so that nothing is read for one who is refused."""
 
-CLAIM_AND_READ = _CLAIMED + _BEGIN_IF_CLAIMED + queries.READ_RECORDED_TURN + _END_IF_CLAIMED
-"""What READ_RECORDED_TURN has, and behind it NULL, if the conversation is claimed by now. Else one
-row that ends in the place in line and since when somebody else runs, or in READ_AGAIN. Repeating it
-changes nothing."""
+
+@cache
+def claiming(read: LiteralString) -> LiteralString:
+    """A statement that claims the conversation and has what `read` reads, of `queries` or `edits`.
+
+    Behind its columns is NULL, if the conversation is claimed by now. Else there is one row that
+    ends in the place in line and since when somebody else runs, or in READ_AGAIN. Repeating it
+    changes nothing.
+    """
+    return _CLAIMED + _BEGIN_IF_CLAIMED + read + _END_IF_CLAIMED
+
 
 READ_AGAIN = "again"
 """The claim is there, but somebody has changed its row since the statement took its snapshot, which

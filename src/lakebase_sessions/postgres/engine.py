@@ -24,7 +24,7 @@ from lakebase_sessions.errors import (
     TablesMissing,
     from_statement_error,
 )
-from lakebase_sessions.postgres import tables
+from lakebase_sessions.postgres import indexes, tables
 from lakebase_sessions.postgres.pool import Pool
 from lakebase_sessions.postgres.transaction import Transaction
 from lakebase_sessions.workspace.place import quoted
@@ -67,6 +67,10 @@ class LoopEngine:
         self._own_exist = False
         self.keeps_records = False
         """Whether this package's own tables are there and may be used."""
+        self.collation = "default"
+        """With whose idea of upper and lower case what was said is searched."""
+        self.finds_words = False
+        """Whether an index leads to what was said."""
         self._watchdog = _Watchdog(place.statement_seconds)
         if make_prototype is None:
             return
@@ -259,8 +263,10 @@ class LoopEngine:
 
     async def _tables_exist(self) -> bool:
         own = ",".join(tables.OWN)
-        rows = await self.rows(tables.STATE, {"own": own}, writing=False)
-        upstreams, self._own_exist, may_use = rows[0]
+        parameters = {"own": own, **indexes.STATE_PARAMETERS}
+        rows = await self.rows(f"{tables.STATE}, {indexes.STATE}", parameters, writing=False)
+        upstreams, self._own_exist, may_use, self.collation, finds_words = rows[0]
+        self.finds_words = finds_words is True
         self.keeps_records = upstreams and self._own_exist and may_use
         return upstreams is True
 

@@ -53,7 +53,7 @@ _ALL_BEGUN = r""", known AS (
 a join could become a loop of all turns in a loop of all items. Text is parsed only where there is
 no record, and right before that."""
 
-_BEGUN = _ALL_BEGUN.replace("PARTITION BY holder ", "")
+BEGUN = _ALL_BEGUN.replace("PARTITION BY holder ", "")
 """For the conversation alone, which is sorted once then."""
 
 _UTC = "AT TIME ZONE current_setting('TimeZone') AT TIME ZONE 'UTC'"
@@ -63,7 +63,7 @@ _HEAD_LENGTH = 2000
 """Characters of an item that a preview is taken from; an item may be an image."""
 
 TURNS = f"""
-WITH {_CONVERSATION}{_BEGUN}, numbered AS (
+WITH {_CONVERSATION}{BEGUN}, numbered AS (
     SELECT *, row_number() OVER behind AS at,
         lead(message_data) OVER behind AS second, lead(message_data, 2) OVER behind AS third
     FROM begun
@@ -89,7 +89,7 @@ ORDER BY at
 """
 """Oldest first. A limit of NULL is all."""
 
-_TURN = f"""{_CONVERSATION}{_BEGUN}, turn AS (
+_TURN = f"""{_CONVERSATION}{BEGUN}, turn AS (
     SELECT id, created_at, response_id, row_number() OVER (ORDER BY created_at, id) AS number
     FROM begun
     WHERE begins

@@ -14,12 +14,9 @@ table, and sorts that.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Literal, LiteralString, NamedTuple
+from typing import Any, Literal, LiteralString, NamedTuple
 
 from lakebase_sessions.postgres.said import folded, is_users, said
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Order = Literal["updated", "created"]
 
@@ -32,6 +29,11 @@ PASSED = 20_000
 """Conversations that one statement passes by for their metadata."""
 FEW = 2000
 """Candidates of an index that are sorted; of more, some are soon met on the way."""
+FEW_SAID = 4000
+"""The same of rows of what was said."""
+NEAR = 300
+"""Conversations that are looked through before the index is: of a word that everybody says it would
+give all its rows, only to be told that there are too many."""
 
 GRAMS = "agent_said_grams"
 """The function that the index on what was said is of (postgres/indexes.py)."""
@@ -138,22 +140,35 @@ _HAS_METADATA = """
 _WAS_SAID = """
     AND (
         SELECT true FROM agent_messages AS message
-        WHERE message.session_id = walked.session_id
-            AND strpos({folded}, (SELECT folded FROM needle)) > 0
+        WHERE {rows} AND strpos({folded}, (SELECT folded FROM needle)) > 0
         LIMIT 1
     )
 """
+_ALL_ROWS = "message.session_id = walked.session_id"
+_CANDIDATES = "message.id = ANY (walked.ids)"
 
 _WITH_METADATA = """
-    SELECT session_id FROM agent_conversations
+    SELECT session_id, NULL::integer AS id FROM agent_conversations
     WHERE metadata @> %(metadata)s::jsonb
     LIMIT {few} + 1
 """
 
 _WITH_GRAMS = """
-    SELECT session_id FROM agent_messages
-    WHERE {grams}(message_data) @> (SELECT grams FROM needle)
+    SELECT session_id, id FROM agent_messages
+    WHERE NOT (SELECT enough FROM seen)
+        AND {grams}(message_data) @> (SELECT grams FROM needle)
     LIMIT {few} + 1
+"""
+
+_SEEN = """
+    SELECT count(*) >= %(limit)s::bigint
+        OR (SELECT count(*) < {near} FROM ({walk}) AS walked) AS enough
+    FROM near
+"""
+"""A page, or all that there is, as of a user with few conversations."""
+
+_FOUND = """
+    SELECT count(*) <= {few} {sure} AS few, count(*) > {few} {unsure} AS many FROM candidate
 """
 
 _WALK = """
@@ -164,8 +179,12 @@ _WALK = """
 """
 
 _SORT = """
-    SELECT {keys}
-    FROM (SELECT DISTINCT session_id FROM candidate WHERE (SELECT few FROM found)) AS candidate
+    SELECT {keys}, ids
+    FROM (
+        SELECT session_id, array_agg(id) AS ids FROM candidate
+        WHERE (SELECT few FROM found)
+        GROUP BY session_id
+    ) AS candidate
     CROSS JOIN LATERAL (
         SELECT * FROM agent_sessions WHERE session_id = candidate.session_id OFFSET 0
     ) AS session
@@ -176,8 +195,12 @@ _SORT = """
 """OFFSET 0 is what the planner does not look behind: it would join all sessions, or look through
 all that are sorted before it takes the first."""
 
+_SURE = "AND NOT (SELECT enough FROM seen) AND (SELECT grams FROM needle) IS NOT NULL"
+_UNSURE = "OR NOT (SELECT enough FROM seen) AND (SELECT grams FROM needle) IS NULL"
+"""Of less than three bytes there are no grams, and so no candidates."""
+
 _FIRST = """
-    SELECT * FROM ({walked}) AS walked
+    SELECT session_id, created_at, updated_at, key FROM ({walked}) AS walked
     WHERE true {conditions}
     ORDER BY key DESC, session_id DESC
     LIMIT %(limit)s::bigint
@@ -195,43 +218,49 @@ def page_of(listing: Listing) -> LiteralString:
     """
     scope = (_SCOPE + (USERS if listing.user else "")).format(order=listing.order)
     keys = _KEYS.format(order=listing.order)
-    conditions = _HAS_METADATA if listing.metadata else ""
-    if listing.search is not None:
-        text = said("message.message_data")
-        conditions += _WAS_SAID.format(folded=folded(text, listing.search))
-    if not conditions:
-        walk = _WALK.format(keys=keys, scope=scope, bound=MOST + 1)
-        return _finished(listing, _FIRST.format(walked=walk, conditions=""))
+    if not listing.metadata and listing.search is None:
+        return _finished(listing, _first(listing, _WALK, keys=keys, scope=scope, bound=MOST + 1))
 
     bound = PASSED if listing.search is None else WALKED
-    tables = dict(_candidates(listing))
-    many = " AND NOT (SELECT few FROM found)" if "candidate" in tables else ""
-    walk = _WALK.format(keys=keys, scope=scope + many, bound=bound)
-    page = _FIRST.format(walked=walk, conditions=conditions)
-    if "candidate" in tables:
-        sort = _SORT.format(keys=keys, scope=scope)
-        page = f"({_FIRST.format(walked=sort, conditions=conditions)}) UNION ALL ({page})"
+    tables: dict[str, str] = {}
+    if listing.search is not None:
+        words = folded("%(words)s::text", listing.search)
+        grams = f", {GRAMS}(%(item)s) AS grams" if listing.grams else ""
+        tables["needle"] = f"SELECT {words} AS folded{grams}"
+    if listing.grams:
+        tables["near"] = _first(listing, _WALK, keys=keys, scope=scope, bound=NEAR)
+        walk = _WALK.format(keys=keys, scope=scope, bound=NEAR)
+        tables["seen"] = _SEEN.format(near=NEAR, walk=walk)
+        tables["candidate"] = _WITH_GRAMS.format(grams=GRAMS, few=FEW_SAID)
+        tables["found"] = _FOUND.format(few=FEW_SAID, sure=_SURE, unsure=_UNSURE)
+    elif listing.metadata:
+        tables["candidate"] = _WITH_METADATA.format(few=FEW)
+        tables["found"] = _FOUND.format(few=FEW, sure="", unsure="")
+    if "found" in tables:
+        far = scope + " AND (SELECT many FROM found)"
+        page = (
+            f"({_first(listing, _SORT, keys=keys, scope=scope)}) UNION ALL "
+            f"({_first(listing, _WALK, keys=keys, scope=far, bound=bound)})"
+        )
+        if "near" in tables:
+            page += " UNION ALL (SELECT * FROM near WHERE (SELECT enough FROM seen))"
+    else:
+        far = scope
+        page = _first(listing, _WALK, keys=keys, scope=scope, bound=bound)
     with_ = ", ".join(f"{name} AS MATERIALIZED ({query})" for name, query in tables.items())
+    walk = _WALK.format(keys=keys, scope=far, bound=bound)
     end = f"SELECT * FROM ({walk}) AS walked OFFSET {bound - 1}"
     return _finished(listing, page, f"WITH {with_}" if with_ else "", end)
 
 
-def _candidates(listing: Listing) -> Iterator[tuple[str, str]]:
-    few = f"SELECT count(*) <= {FEW} AS few FROM candidate"
+def _first(listing: Listing, way: str, **blanks: Any) -> str:
+    """The first conversations on a way that are as they should be."""
+    conditions = _HAS_METADATA if listing.metadata else ""
     if listing.search is not None:
-        words = folded("%(words)s::text", listing.search)
-        grams = f", {GRAMS}(%(item)s) AS grams" if listing.grams else ""
-        yield "needle", f"SELECT {words} AS folded{grams}"
-    if listing.grams:
-        yield "candidate", _WITH_GRAMS.format(grams=GRAMS, few=FEW)
-        # Of one or two letters there are no grams.
-        yield (
-            "found",
-            few.replace("count(*)", "(SELECT grams FROM needle) IS NOT NULL AND count(*)"),
-        )
-    elif listing.metadata:
-        yield "candidate", _WITH_METADATA.format(few=FEW)
-        yield "found", few
+        text = folded(said("message.message_data"), listing.search)
+        rows = _CANDIDATES if way is _SORT and listing.grams else _ALL_ROWS
+        conditions += _WAS_SAID.format(rows=rows, folded=text)
+    return _FIRST.format(walked=way.format(**blanks), conditions=conditions)
 
 
 def _finished(

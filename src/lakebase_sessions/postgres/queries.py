@@ -193,9 +193,7 @@ ON CONFLICT (response_id, session_id) DO UPDATE SET
 """The row of a turn alone, which moves nobody's version. One that has stored no items has no
 number: the next turn takes its place."""
 
-READ_RECORDED_TURN = """
-SELECT item.id, item.message_data, session.version
-FROM (
+VERSION = """FROM (
     SELECT (
         SELECT concat_ws(
             '/', known.updated_at, latest.first_item, latest.last_item, latest.number
@@ -216,7 +214,13 @@ FROM (
         ) AS latest ON true
         WHERE known.session_id = %(session_id)s
     ) AS version
-) AS session
+) AS session"""
+"""The session's version, and joined to it because it comes with each item, first and last item and
+number of the latest turn that has a record. One whose items were popped does not count."""
+
+READ_RECORDED_TURN = f"""
+SELECT item.id, item.message_data, session.version
+{VERSION}
 LEFT JOIN LATERAL (
     SELECT id, message_data, created_at FROM agent_messages
     WHERE session_id = %(session_id)s
@@ -225,9 +229,7 @@ LEFT JOIN LATERAL (
 ) AS item ON true
 ORDER BY item.created_at DESC, item.id DESC
 """
-"""As READ_TURN, and behind the version, joined to it because it comes with each item, first
-and last item and number of the latest turn that has a record. One whose items were popped does not
-count."""
+"""As READ_TURN, with that version."""
 
 POP_ITEM = """
 DELETE FROM agent_messages WHERE id = (

@@ -7,6 +7,8 @@ conversation needs none of them: upstream's class reads and writes beside them.
 
 from __future__ import annotations
 
+from lakebase_sessions.postgres.indexes import LISTING
+
 UPSTREAMS = ("agent_sessions", "agent_messages")
 """Without these there is no session."""
 
@@ -54,7 +56,7 @@ CREATE TABLE IF NOT EXISTS agent_messages (
 );
 CREATE INDEX IF NOT EXISTS idx_agent_messages_session_time
     ON agent_messages (session_id, created_at);
-"""
+""" + "".join(f"{index.create(only_missing=True)};\n" for index in LISTING)
 
 _OWN = """
 CREATE TABLE IF NOT EXISTS agent_conversations (

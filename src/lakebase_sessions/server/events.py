@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -47,17 +47,19 @@ def output_of(run_items: Sequence[RunItem]) -> list[OutputItem]:
 
 
 async def as_one_response(
-    result: RunResultStreaming, custom_outputs: dict[str, Any]
+    result: RunResultStreaming, response_id: str, custom_outputs: Callable[[], dict[str, Any]]
 ) -> AsyncGenerator[ResponsesAgentStreamEvent, None]:
     """The events of a run as those of one response, which ends as `output_of` has it.
 
     Args:
         result: The run.
-        custom_outputs: For the first event, for every item that is done, and for the last event.
+        response_id: The response's.
+        custom_outputs: Makes those of the first event, of every item that is done, and of the last
+            event: what is known at that time.
     """
     numbers = itertools.count()
     response: _Fields = {
-        "id": f"resp_{uuid.uuid4().hex}",
+        "id": response_id,
         "object": "response",
         "created_at": time.time(),
         "model": "agent",
@@ -71,7 +73,7 @@ async def as_one_response(
     def numbered(event: _Fields) -> ResponsesAgentStreamEvent:
         event["sequence_number"] = next(numbers)
         if event["type"] in _WITH_CUSTOM_OUTPUTS:
-            event["custom_outputs"] = custom_outputs
+            event["custom_outputs"] = custom_outputs()
         return ResponsesAgentStreamEvent(**event)
 
     # It waits until the model answers: then the history has been read, and there is a stream.

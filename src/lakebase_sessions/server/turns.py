@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,12 +16,13 @@ from mlflow.types.responses import (
     ResponsesAgentStreamEvent,
 )
 
+from lakebase_sessions.conversation.edits import Edit, OnEdit, named_turn
 from lakebase_sessions.conversation.history import merge
 from lakebase_sessions.conversation.records import TurnRecord
 from lakebase_sessions.errors import InvalidUser, LakebaseSessionsError
 from lakebase_sessions.factory import session_for
 from lakebase_sessions.server.events import as_one_response, output_of
-from lakebase_sessions.server.usage import configured, note_trace
+from lakebase_sessions.server.usage import configured, merges_itself, note_trace
 from lakebase_sessions.workspace.background import settled
 
 if TYPE_CHECKING:
@@ -47,14 +47,21 @@ async def invoke_turn(
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
     atomic: bool = False,
+    on_edit: OnEdit = "rewind",
     on_busy: OnBusy | None = None,
     **run_kwargs: Any,
 ) -> ResponsesAgentResponse:
     """Run one turn of the request's conversation, for MLflow's `@invoke`.
 
     The session is the request's (`session_for`); what a client resends of the history is not
-    stored twice (`merge_history`); `session_id` comes back in `custom_outputs`, and `trace_id`, if
-    there is an MLflow trace. What the run has used is stored with the turn, however it ends.
+    stored twice (`merge_history`). Where it resends the conversation from its beginning and
+    without its latest turns, because the user edited a question or asked it again, this turn takes
+    their place, and they become a branch (`LakebaseSession.branches`). A client may say so itself:
+    `custom_inputs["turn"] = n` makes this turn n, whatever is stored of it and after it.
+
+    `custom_outputs` have the `session_id`, the number of the `turn`, its `response_id` and, if
+    there is an MLflow trace, the `trace_id`. What the run has used is stored with the turn,
+    however it ends.
 
     Args:
         agent: The agent to run.
@@ -63,14 +70,21 @@ async def invoke_turn(
             raises reaches the client with its own status, in a stream too.
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
-        atomic: Store the turn whole, at its end, or not at all (`LakebaseSession.turn`).
+        atomic: Store the turn whole, at its end, or not at all (`LakebaseSession.turn`). A turn in
+            the place of others, or with a number, is stored like that anyway.
+        on_edit: What an edit does: `"rewind"` puts the turn in the place of what it leaves,
+            `"fork"` puts it into a copy of what was before it, whose id is in `custom_outputs`;
+            with `"append"` nothing is taken for an edit, and `custom_inputs["turn"]` is ignored.
         on_busy: While another turn of the conversation is under way that has it too: `"refuse"`
             this one before the model is called, `"wait"` for the other, up to 60 s; None: run.
         **run_kwargs: Passed to `Runner.run`: `context`, `max_turns`, `hooks`, `run_config`, …
 
     Raises:
-        ConversationConflict: Of an atomic turn, when somebody else wrote meanwhile.
+        ConversationConflict: Of an atomic turn or an edit, when somebody else wrote meanwhile.
         ConversationBusy: With `on_busy`, when another turn is under way, or still is after waiting.
+        InvalidTurn: `custom_inputs["turn"]` is not a whole number from 1.
+        TurnNotFound: The conversation has no such turn, and it is not the next.
+        TablesMissing: There is a `custom_inputs["turn"]`, and no tables of turns.
         LakebaseSessionsError: The class says why; `add_error_handlers` makes HTTP of it.
 
     Example:
@@ -78,7 +92,7 @@ async def invoke_turn(
         ... async def handle(request: ResponsesAgentRequest) -> ResponsesAgentResponse:
         ...     return await invoke_turn(agent, request)
     """
-    turn = _Turn(request, user, lakebase, history_limit, run_kwargs)
+    turn = _Turn(request, user, lakebase, history_limit, run_kwargs, on_edit=on_edit)
     async with turn.conversation(atomic=atomic, on_busy=on_busy) as session:
         result = await Runner.run(agent, turn.items, session=session, **turn.run_kwargs)
     return ResponsesAgentResponse(
@@ -94,6 +108,7 @@ async def stream_turn(
     lakebase: Lakebase | None = None,
     history_limit: int | None = None,
     atomic: bool = False,
+    on_edit: OnEdit = "rewind",
     on_busy: OnBusy | None = None,
     **run_kwargs: Any,
 ) -> AsyncGenerator[ResponsesAgentStreamEvent, None]:
@@ -101,9 +116,10 @@ async def stream_turn(
 
     The events are those of one OpenAI response, whatever the number of model calls and tool
     steps: `response.created`, the items with their deltas, `response.completed`. An item has one
-    id from `added` to `done`; tool calls and their outputs are items. `session_id` is in the
-    `custom_outputs` of the first event, of every `response.output_item.done` and of the last; so is
-    `trace_id`, that of the MLflow trace, if there is one.
+    id from `added` to `done`; tool calls and their outputs are items. `session_id`, `turn` and
+    `response_id` are in the `custom_outputs` of the first event, of every
+    `response.output_item.done` and of the last, and so is `trace_id`, that of the MLflow trace, if
+    there is one. Edits are recognised as by `invoke_turn`.
 
     An error of this package ends the stream with an `error` event that has its code. Where a
     client goes away, the run is cancelled and has settled before this generator ends.
@@ -115,6 +131,7 @@ async def stream_turn(
         lakebase: Where to store; None is the process-wide default.
         history_limit: The model sees at most the latest so many items.
         atomic: Store the turn whole, at its end, or not at all.
+        on_edit: What an edit does: `"rewind"`, `"fork"` or `"append"`.
         on_busy: As for `invoke_turn`.
         **run_kwargs: Passed to `Runner.run_streamed`.
 
@@ -125,10 +142,10 @@ async def stream_turn(
         ...         yield event
     """
     try:
-        turn = _Turn(request, user, lakebase, history_limit, run_kwargs)
+        turn = _Turn(request, user, lakebase, history_limit, run_kwargs, on_edit=on_edit)
         async with turn.conversation(atomic=atomic, on_busy=on_busy) as session:
             result = Runner.run_streamed(agent, turn.items, session=session, **turn.run_kwargs)
-            events = as_one_response(result, turn.custom_outputs)
+            events = as_one_response(result, turn.response_id, lambda: turn.custom_outputs)
             try:
                 async for event in events:
                     if event.type == "response.completed":
@@ -180,33 +197,64 @@ class _Turn:
         lakebase: Lakebase | None,
         history_limit: int | None,
         run_kwargs: dict[str, Any],
+        *,
+        on_edit: OnEdit,
     ) -> None:
-        self.user = user() if callable(user) else user
+        self._user = user() if callable(user) else user
         self.session = session_for(
             request,
-            user=self.user,
+            user=self._user,
             lakebase=lakebase,
             history_limit=history_limit,
         )
         self.items: list[Any] = [item.model_dump(exclude_none=True) for item in request.input]
-        merging = partial(merge, session_id=self.session.session_id)
+        config = run_kwargs.get("run_config")
         self.run_kwargs = run_kwargs | {
-            "run_config": configured(run_kwargs.get("run_config"), merging, self.note_trace)
+            "run_config": configured(config, self._merge, self._note_trace)
         }
-        self.custom_outputs = {"session_id": self.session.session_id}
-        self.record = TurnRecord()
-        self.note_trace()
+        self._edit = Edit.of(
+            self.items,
+            named_turn(request.custom_inputs),
+            on_edit,
+            compared=not merges_itself(config),
+        )
+        self._record = TurnRecord()
+        self._note_trace()
 
     def conversation(self, *, atomic: bool, on_busy: OnBusy | None) -> AtomicTurn:
         """What the run reads and adds to; at the end of the block it is stored."""
         begin = self.session.turn if atomic else self.session.stepped_turn
         turn = begin(on_busy=on_busy)
-        turn.record = self.record
+        turn.record = self._record
+        turn.edit = self._edit
+        self._in = turn
         return turn
 
-    def note_trace(self) -> None:
+    @property
+    def response_id(self) -> str:
+        return self._record.response_id
+
+    @property
+    def custom_outputs(self) -> dict[str, Any]:
+        """What is known by now for the client."""
+        record = self._record
+        outputs: dict[str, Any] = {
+            "session_id": self._in.destination,
+            "response_id": record.response_id,
+        }
+        if record.number is not None:
+            outputs["turn"] = record.number
+        if record.trace_id is not None:
+            outputs["trace_id"] = record.trace_id
+        return outputs
+
+    def _merge(self, history: list[Any], new_items: list[Any]) -> list[Any]:
+        parted = self._edit.parted if self._edit else None
+        return merge(history, new_items, self.session.session_id, parted)
+
+    def _note_trace(self) -> None:
         """Of the handler's span, or of the run's own where there is none around it."""
-        note_trace(self.record, self.custom_outputs, self.session.session_id, self.user)
+        note_trace(self._record, self.session.session_id, self._user)
 
 
 async def _settle(

@@ -49,6 +49,13 @@ def configured(
     )
 
 
+def merges_itself(config: RunConfig | dict[str, Any] | None) -> bool:
+    """Whether the caller says how history and input are merged."""
+    if isinstance(config, dict):
+        return "session_input_callback" in config
+    return config is not None and config.session_input_callback is not None
+
+
 def model_name(agent: Agent[Any], config: RunConfig) -> str:
     """What the model that an agent asks is called.
 
@@ -62,13 +69,11 @@ def model_name(agent: Agent[Any], config: RunConfig) -> str:
     return name if isinstance(name, str) and name else type(model).__name__
 
 
-def note_trace(
-    record: TurnRecord, custom_outputs: dict[str, Any], session_id: str, user: str | None
-) -> None:
+def note_trace(record: TurnRecord, session_id: str, user: str | None) -> None:
     """Bind the turn and the MLflow trace around it to each other, if there is one."""
     span = mlflow.get_current_active_span()
     if span is None or record.trace_id is not None:
         return
-    record.trace_id = custom_outputs["trace_id"] = span.trace_id
+    record.trace_id = span.trace_id
     of_the_user = {"mlflow.trace.user": user} if user is not None else {}
     mlflow.update_current_trace(metadata={"mlflow.trace.session": session_id, **of_the_user})

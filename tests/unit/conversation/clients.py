@@ -189,30 +189,30 @@ def explore(
                     if odd > oddities:
                         continue
                     window = world.stored if limit is None else world.stored[-limit:]
-                    rights = found.setdefault(_look(window, turn.sent), {})
+                    rights = found.setdefault(look(window, turn.sent), {})
                     answer = right(world.stored, turn.sent)
                     rights[answer] = min(odd, rights.get(answer, odd))
                     for ending in endings(world, turn, client):
                         total = odd + ending.oddities
                         if total <= oddities:
-                            after = World(*_plain(*ending.world))
+                            after = World(*plain(*ending.world))
                             following[after] = min(total, following.get(after, total))
             worlds = following
     return found
 
 
-def _look(stored: Items, sent: Items) -> Look:
+def look(stored: Items, sent: Items) -> Look:
     return Look(
-        *(tuple(said._replace(number=0) for said in items) for items in _plain(stored, sent))
+        *(tuple(said._replace(number=0) for said in items) for items in plain(stored, sent))
     )
 
 
-def _plain(*parts: Items) -> tuple[Items, ...]:
+def plain(*parts: Items) -> tuple[Items, ...]:
     """Numbers and words in the order of their appearance: many worlds differ in nothing else."""
     numbers: dict[int, int] = {}
     words: dict[str, dict[int, int]] = {}
 
-    def plain(said: Said) -> Said:
+    def renumbered(said: Said) -> Said:
         known = words.setdefault("call" if said.kind == "output" else said.kind, {})
         return Said(
             numbers.setdefault(said.number, len(numbers)),
@@ -220,4 +220,4 @@ def _plain(*parts: Items) -> tuple[Items, ...]:
             known.setdefault(said.words, len(known)),
         )
 
-    return tuple(tuple(plain(said) for said in items) for items in parts)
+    return tuple(tuple(renumbered(said) for said in items) for items in parts)

@@ -1,0 +1,59 @@
+"""The statement that reads a conversation of which turns may be replaced; as in `queries`."""
+
+from __future__ import annotations
+
+from lakebase_sessions.postgres.going_back import BEGUN
+from lakebase_sessions.postgres.queries import VERSION
+
+READ_RESENT_TURN = f"""
+WITH asked AS MATERIALIZED (
+    SELECT %(limit)s::bigint IS NULL OR EXISTS (
+        SELECT FROM (
+            SELECT message_data FROM agent_messages
+            WHERE session_id = %(session_id)s
+            ORDER BY created_at, id
+            LIMIT 10
+        ) AS first
+        WHERE position(%(opening)s IN message_data) > 0
+    ) AS whole
+), item AS (
+    SELECT 0::bigint AS holder, id, created_at, message_data FROM agent_messages
+    WHERE session_id = %(session_id)s AND %(turn)s::numeric IS NOT NULL
+){BEGUN}, turn AS MATERIALIZED (
+    SELECT id, created_at, row_number() OVER (ORDER BY created_at, id) AS number
+    FROM begun
+    WHERE begins
+), cut AS (
+    SELECT id, created_at FROM turn WHERE number = %(turn)s::numeric
+), reach AS MATERIALIZED (
+    SELECT CASE WHEN NOT whole THEN %(limit)s::bigint + (
+        SELECT count(*) FROM agent_messages AS item, cut
+        WHERE item.session_id = %(session_id)s
+            AND (item.created_at, item.id) >= (cut.created_at, cut.id)
+    ) END AS items
+    FROM asked
+)
+SELECT item.id, item.message_data, session.version,
+    (SELECT items FROM reach),
+    record.last_item,
+    (SELECT id FROM cut),
+    (SELECT count(*) FROM turn)
+{VERSION}
+LEFT JOIN LATERAL (
+    SELECT id, message_data, created_at FROM agent_messages
+    WHERE session_id = %(session_id)s
+    ORDER BY created_at DESC, id DESC
+    LIMIT (SELECT items FROM reach)
+) AS item ON true
+LEFT JOIN LATERAL (
+    SELECT last_item FROM agent_turns
+    WHERE session_id = %(session_id)s AND first_item = item.id AND branch_id IS NULL
+    LIMIT 1
+) AS record ON true
+ORDER BY item.created_at DESC, item.id DESC
+"""
+"""As READ_RECORDED_TURN, and with each item: how many were to be read (NULL is all), the last item
+of the turn whose record begins with it, the first item of turn number `turn`, and how many turns
+there are; the latter two only with a `turn`. All are read where one of the first rows has the words
+`opening`: a client may have resent them all. Else what turn number `turn` leaves, and `limit` items
+before that."""
