@@ -243,6 +243,7 @@ class TestDelete:
         asked = _read_until(ours, b"[y/N]")
         assert b"\\x1b[31m" in asked
         if answer == b"\x03":
+            time.sleep(1)  # Python's input() does not see one that comes before it reads
             asking.send_signal(signal.SIGINT)  # the terminal is not its controlling one
         else:
             os.write(ours, answer)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -93,8 +93,9 @@ async def _send(
         with progress() as bar:
             total = await count_conversations(opened, session_ids=ids, user=user)
             task = bar.add_task("Storing", total=total)
-            async for count in managed.send(kit, managed.store_name(store), found, replace=yes):
-                bar.update(task, completed=count)
+            async with aclosing(found):
+                async for count in managed.send(kit, managed.store_name(store), found, replace=yes):
+                    bar.update(task, completed=count)
     return count
 
 
@@ -113,10 +114,12 @@ async def _export(
             total = await count_conversations(opened, session_ids=ids, user=user)
             task = bar.add_task("Exporting", total=total)
             count = 0
-            async for line in export_conversations(opened, session_ids=ids, user=user):
-                file.write(line)
-                if line.startswith(b'{"conversation":'):
-                    count += 1
-                    bar.update(task, completed=count - 1)
+            lines = export_conversations(opened, session_ids=ids, user=user)
+            async with aclosing(lines):
+                async for line in lines:
+                    file.write(line)
+                    if line.startswith(b'{"conversation":'):
+                        count += 1
+                        bar.update(task, completed=count - 1)
             file.flush()
     return count

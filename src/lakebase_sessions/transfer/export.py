@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from lakebase_sessions.conversation.session_id import user_prefix
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 async def export_conversations(
     lakebase: Owner, *, session_ids: Iterable[str] | None = None, user: str | None = None
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The lines of an export, for a file: JSON, lossless, in the order of the ids.
 
     A conversation is exported as it stands at one moment, with its branches and the records of its
@@ -44,9 +45,11 @@ async def export_conversations(
     """
     yield HEADER
     count = 0
-    async for record in records(lakebase, session_ids=session_ids, user=user):
-        count += isinstance(record, Head)
-        yield line(record)
+    found = records(lakebase, session_ids=session_ids, user=user)
+    async with aclosing(found):  # whoever stops in the middle gives the connection back
+        async for record in found:
+            count += isinstance(record, Head)
+            yield line(record)
     yield line(End(count))
 
 
@@ -61,7 +64,7 @@ async def count_conversations(
 
 async def records(
     lakebase: Owner, *, session_ids: Iterable[str] | None = None, user: str | None = None
-) -> AsyncIterator[Record]:
+) -> AsyncGenerator[Record, None]:
     """What the lines hold, without the last one."""
     wanted = None if session_ids is None else dict.fromkeys(session_ids)
     chosen = _chosen(wanted, user)
