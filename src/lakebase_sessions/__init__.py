@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ConversationNotFound,
         DatabaseFailure,
         InvalidApproval,
+        InvalidExport,
         InvalidItems,
         InvalidLimit,
         InvalidMetadata,
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from lakebase_sessions.server.conversations import add_conversations, conversations_router
     from lakebase_sessions.server.http import add_error_handlers
     from lakebase_sessions.server.turns import current_user, invoke_turn, stream_turn
+    from lakebase_sessions.transfer.export import export_conversations
+    from lakebase_sessions.transfer.load import Loaded, load_conversations
     from lakebase_sessions.workspace.target import resolve_lakebase_instance_name
 
 _HOMES = {
@@ -68,6 +71,8 @@ _HOMES = {
     "server.conversations": ("add_conversations", "conversations_router"),
     "server.http": ("add_error_handlers",),
     "server.turns": ("current_user", "invoke_turn", "stream_turn"),
+    "transfer.export": ("export_conversations",),
+    "transfer.load": ("Loaded", "load_conversations"),
     "workspace.target": ("resolve_lakebase_instance_name",),
 }
 
@@ -84,6 +89,7 @@ __all__ = [
     "ConversationNotFound",
     "DatabaseFailure",
     "InvalidApproval",
+    "InvalidExport",
     "InvalidItems",
     "InvalidLimit",
     "InvalidMetadata",
@@ -97,6 +103,7 @@ __all__ = [
     "LakebaseSessionsError",
     "LakebaseTimeout",
     "LakebaseUnavailable",
+    "Loaded",
     "LocalLakebaseError",
     "MissingConfiguration",
     "Page",
@@ -116,8 +123,10 @@ __all__ = [
     "conversations_router",
     "current_user",
     "default_lakebase",
+    "export_conversations",
     "get_session_id",
     "invoke_turn",
+    "load_conversations",
     "merge_history",
     "resolve_lakebase_instance_name",
     "session_for",

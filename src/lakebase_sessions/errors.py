@@ -11,6 +11,7 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── InvalidItems             TypeError, ValueError    400  invalid_items
     ├── InvalidLimit             ValueError               400  invalid_limit
     ├── InvalidApproval          ValueError               400  invalid_approval
+    ├── InvalidExport            ValueError               400  invalid_export
     ├── InvalidMetadata          ValueError               400  invalid_metadata
     ├── InvalidQuery             ValueError               400  invalid_query
     ├── InvalidTurn              ValueError               400  invalid_turn
@@ -129,6 +130,16 @@ class InvalidApproval(LakebaseSessionsError, ValueError):
     """
 
     code = "invalid_approval"
+    http_status = 400
+
+
+class InvalidExport(LakebaseSessionsError, ValueError):
+    """What was to be loaded is no whole export of conversations.
+
+    To fix this: export it again; the message names the line, and nothing behind it was loaded.
+    """
+
+    code = "invalid_export"
     http_status = 400
 
 
@@ -291,9 +302,9 @@ class StateUnreadable(LakebaseSessionsError, RuntimeError):
 
 
 class ConversationExists(LakebaseSessionsError, RuntimeError):
-    """The id that a fork was to get is taken.
+    """A conversation is stored under the id that a fork or a load was to give one.
 
-    To fix this: choose another id, or leave it out for a new one.
+    To fix this: choose another id, or leave it out for a new one; a load may replace it.
     """
 
     code = "conversation_exists"
