@@ -31,6 +31,11 @@ def who(headers: Mapping[str, str]) -> str | None:
     return headers.get("x-user")
 
 
+def words(item: Any) -> str:
+    """The text of a message, of whichever of the client's many types."""
+    return str(item.content[0].text)
+
+
 @pytest.fixture
 def app(lakebase: Lakebase, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     agent = Agent(name="Assistant", model=OfflineModel())
@@ -112,10 +117,8 @@ async def test_items(client: openai.AsyncOpenAI) -> None:
 async def test_pages(client: openai.AsyncOpenAI, order: Any) -> None:
     said: list[Any] = [HELLO | {"content": str(number)} for number in range(7)]
     made = await client.conversations.create(items=said)
-    found = [
-        item.content[0].text  # type: ignore[union-attr]
-        async for item in client.conversations.items.list(made.id, limit=3, order=order)
-    ]
+    listed = client.conversations.items.list(made.id, limit=3, order=order)
+    found = [words(item) async for item in listed]
     expected = [str(number) for number in range(7)]
     assert found == (expected if order == "asc" else expected[::-1])
 
@@ -124,7 +127,8 @@ async def test_another_users_is_not_found(
     client: openai.AsyncOpenAI, http: httpx.AsyncClient
 ) -> None:
     made = await client.conversations.create(items=[HELLO])
-    item = (await client.conversations.items.list(made.id)).data[0]
+    item_id = (await client.conversations.items.list(made.id)).data[0].id
+    assert item_id
     tom = client.with_options(default_headers={"x-user": "tom"})
     for call in (
         tom.conversations.retrieve(made.id),
@@ -132,8 +136,8 @@ async def test_another_users_is_not_found(
         tom.conversations.update(made.id, metadata={}),
         tom.conversations.delete(made.id),
         tom.conversations.items.create(made.id, items=[HELLO]),
-        tom.conversations.items.retrieve(item.id, conversation_id=made.id),
-        tom.conversations.items.delete(item.id, conversation_id=made.id),
+        tom.conversations.items.retrieve(item_id, conversation_id=made.id),
+        tom.conversations.items.delete(item_id, conversation_id=made.id),
     ):
         with pytest.raises(openai.NotFoundError):
             await call
@@ -175,10 +179,13 @@ async def test_what_a_side_bar_needs(client: openai.AsyncOpenAI, http: httpx.Asy
     ]
     fork = (await http.post(f"{path}/fork", json={"before_turn": 2})).json()
     assert (fork["items"], fork["forked_from"]) == (2, made.id)
+    stored = [item.id async for item in client.conversations.items.list(made.id, order="asc")]
     rewound = (await http.post(f"{path}/rewind", json={"before_turn": 2})).json()
     assert rewound["branch"]["items"] == 2
     (branch,) = (await http.get(f"{path}/branches")).json()["data"]
+    assert (branch["after"], branch["first"]) == (stored[1], stored[2])
     kept = (await http.get(f"{path}/branches/{branch['id']}/items")).json()["data"]
+    assert [item["id"] for item in kept] == stored[2:]
     assert kept[0]["content"][0]["text"] == "And now?"
     assert len([item async for item in client.conversations.items.list(made.id)]) == 2
     await http.post(f"{path}/branches/{branch['id']}/restore")
@@ -271,6 +278,7 @@ def _use(base_url: str) -> None:
         assert client.conversations.retrieve(made.id) == made
         assert client.conversations.update(made.id, metadata={}).metadata == {}
         (item,) = client.conversations.items.create(made.id, items=[HELLO]).data
+        assert item.id
         assert client.conversations.items.retrieve(item.id, conversation_id=made.id) == item
         assert len(list(client.conversations.items.list(made.id, limit=1))) == 2
         client.conversations.items.delete(item.id, conversation_id=made.id)

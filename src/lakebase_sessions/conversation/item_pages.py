@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agents.items import TResponseInputItem
 
     from lakebase_sessions.conversation.atomic import Conversation
+    from lakebase_sessions.conversation.going_back import GoingBack
 
 Numbered = tuple[int, "TResponseInputItem"]
 """An item and the id of its row, which it keeps as long as it is in the conversation, and has again
@@ -58,6 +59,15 @@ async def item_page(
         raise _no_item(session, after)
     found = [(number, row) for _, number, row in rows if number is not None]
     return ItemPage(tuple(_decoded(found[:limit])), len(found) > limit)
+
+
+async def branch_page(session: GoingBack, branch: int) -> tuple[Numbered, ...]:
+    """All items of a branch. One round trip.
+
+    Raises:
+        BranchNotFound: The conversation has no such branch.
+    """
+    return tuple(_decoded(await session._branch_rows(branch)))
 
 
 async def one_item(session: Conversation, item: int) -> TResponseInputItem:

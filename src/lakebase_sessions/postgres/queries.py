@@ -129,7 +129,7 @@ TAKEN_OUT = """, branch AS (
         LIMIT 1
     )
     FROM session, cut
-    RETURNING id
+    RETURNING id, after_item
 ), removed AS (
     DELETE FROM agent_messages AS item USING session, cut
     WHERE item.session_id = %(session_id)s

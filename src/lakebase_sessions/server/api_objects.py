@@ -124,7 +124,7 @@ class TurnList(_Object):
 
 
 class BranchObject(_Object):
-    """What was taken out of a conversation and is kept."""
+    """What was taken out of a conversation, from the item `first`, and hangs behind `after`."""
 
     id: int
     object: Literal["conversation.branch"] = "conversation.branch"
@@ -133,6 +133,8 @@ class BranchObject(_Object):
     preview: str
     items: int
     turns: int
+    after: str | None
+    first: str
 
 
 class BranchList(_Object):
@@ -220,6 +222,8 @@ def branch_object(branch: Branch) -> BranchObject:
         preview=branch.preview,
         items=branch.items,
         turns=branch.turns,
+        after=None if branch.after_item is None else item_id(branch.after_item),
+        first=item_id(branch.first_item),
     )
 
 
@@ -250,7 +254,12 @@ def item_object(number: int, item: Any, include: Collection[str] = ()) -> dict[s
             fields.pop("encrypted_content", None)
     if fields["type"] in ("message", "function_call", "function_call_output"):
         fields["status"] = fields.get("status") or "completed"
-    return fields | {"id": f"{_ITEM}{number}"}
+    return fields | {"id": item_id(number)}
+
+
+def item_id(number: int) -> str:
+    """The id of the item in this row."""
+    return f"{_ITEM}{number}"
 
 
 def item_number(item_id: str) -> int:
@@ -259,13 +268,9 @@ def item_number(item_id: str) -> int:
     Raises:
         ItemNotFound: It names none.
     """
-    digits = item_id.removeprefix(_ITEM)
-    if (
-        not (item_id.startswith(_ITEM) and digits.isascii() and digits.isdigit())
-        or len(digits) > 18
-    ):
+    if not _ITEM_ID.fullmatch(item_id):
         raise ItemNotFound(f"There is no item {item_id[:60]!a}.")
-    return int(digits)
+    return int(item_id.removeprefix(_ITEM))
 
 
 def _parts(role: str, content: Any, include: Collection[str]) -> list[Any]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lakebase_sessions.conversation.item_pages import (
     add_numbered,
+    branch_page,
     item_page,
     one_item,
     remove_item,
@@ -291,8 +292,7 @@ class _Routes:
     async def branch_items(
         self, request: Request, conversation_id: str, branch_id: int
     ) -> ItemList:
-        items = await self._session(request, conversation_id).branch_items(branch_id)
-        return item_list(list(enumerate(items, start=1)))
+        return item_list(await branch_page(self._session(request, conversation_id), branch_id))
 
     async def restore(self, request: Request, conversation_id: str, branch_id: int) -> Restored:
         branch = await self._session(request, conversation_id).restore(branch_id)
