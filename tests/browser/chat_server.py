@@ -19,7 +19,7 @@ from openai.types.responses.response_usage import InputTokensDetails, OutputToke
 from lakebase_sessions.testing import OfflineModel
 
 GATE = Path("go")
-"""Of whoever says "wait for me" the answer waits, after its first word, until there is this file."""
+"""Who says "wait for me" gets the first word of the answer, and the rest when this is there."""
 
 
 class PacedModel(OfflineModel):
