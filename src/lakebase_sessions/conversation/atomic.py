@@ -245,6 +245,7 @@ class AtomicTurn(Waiting, Session):
         version = self._seen.version
         if version is not None and version.updated_at is None:
             return  # nor is there a conversation
+        self.record.state = None  # nobody may take up a run of which it is not known what it did
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             self.record.status = "cancelled"
         elif isinstance(error, Exception):
@@ -354,7 +355,7 @@ class AtomicTurn(Waiting, Session):
         try:
             await fork._write(
                 queries.ADD_RECORDED_ITEMS,
-                **self.record.parameters(),
+                **self._noted(),
                 items="\n".join(self._added),
                 count=str(len(self._added)),
             )

@@ -84,6 +84,10 @@ class Claim:
                 return rows
         return await self.session._read(statement, **parameters)
 
+    async def take(self) -> None:
+        """Claim the conversation without reading it, as `read` does."""
+        await self.read(claims.NOTHING)
+
     async def write(
         self, statement: LiteralString, **parameters: str | None
     ) -> list[tuple[Any, ...]]:

@@ -53,7 +53,7 @@ class Snapshot:
             Version(updated_at, newest),
             rows,
             is_all=count is None or len(rows) < count,
-            latest=Latest(*map(int, latest)),
+            latest=Latest(*map(int, latest), *[None] * (len(latest) == 2)),
         )
 
     def before(self, cut: int | None) -> tuple[tuple[int, str], ...]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lakebase_sessions.conversation.meter import Spending
 from lakebase_sessions.conversation.snapshot import Snapshot, Version
 from lakebase_sessions.postgres import approvals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from agents import RunContextWrapper
+
+    from lakebase_sessions.conversation.claim import Claim
     from lakebase_sessions.conversation.protocol import Conversation
     from lakebase_sessions.conversation.records import TurnRecord
 
@@ -21,11 +25,15 @@ class Waiting:
         record: TurnRecord
         _session: Conversation
         _seen: Snapshot
+        _claim: Claim | None
+        _spending: Spending | None
 
-        def _check_open(self) -> None: ...
+        def _check_open(self, wrapper: RunContextWrapper[Any] | None = None) -> None: ...
 
     async def resume(self, answered: Iterable[str]) -> str | None:
         """Take up the turn that waits for these answers, in the place of reading. One round trip.
+
+        With `on_busy` the conversation is claimed first, in one more.
 
         What is added goes on with that turn, under its record. Nobody is given it a second time.
 
@@ -37,10 +45,13 @@ class Waiting:
             for all of them.
 
         Raises:
+            ConversationBusy: Another turn has it; this one waits on.
             TablesMissing: Where there is no table of turns, none can wait.
         """
         self._check_open()
         (await self._session._open()).check_records()
+        if self._claim is not None:
+            await self._claim.take()
         rows = await self._session._write(approvals.CLAIM, answered=",".join(answered))
         if not rows:
             return None
@@ -49,12 +60,18 @@ class Waiting:
         record.response_id, record.number = response_id, number
         record.usage, record.model = usage, model
         self._seen = Snapshot(Version(updated_at, newest))
+        self._spending = Spending(record)
         return str(state)
+
+    def meet(self, wrapper: RunContextWrapper[Any]) -> None:
+        """Count what the resumed run uses from now on, before it has come here itself."""
+        self._check_open(wrapper)
 
     async def release(self) -> None:
         """Let the turn that `resume` took up wait on, as nothing of it was run. One round trip."""
         self._check_open()
         await self._session._write(approvals.RELEASE, response_id=self.record.response_id)
+        self._spending = None  # there is nothing to say of it
 
     async def wait(self, state: str) -> None:
         """End this turn waiting for approvals; stored at the end of the block.
