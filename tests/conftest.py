@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 from proxy import Proxy
 from servers import docker_runs, local_lakebase
 
@@ -19,6 +22,10 @@ from lakebase_sessions import Lakebase
 from lakebase_sessions.local import LocalLakebase
 
 pytest_plugins = ["secrets_guard"]
+
+# Click 8.1, the lowest version, mixes what commands write to the two streams, newer ones do not.
+if "mix_stderr" in inspect.signature(CliRunner).parameters:
+    CliRunner.__init__ = partialmethod(CliRunner.__init__, mix_stderr=False)  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from databricks_openai.agents import AsyncDatabricksSession
@@ -101,7 +108,7 @@ def local(local_for_run: LocalLakebase) -> Iterator[LocalLakebase]:
 @pytest.fixture
 def empty_database(local: LocalLakebase) -> Iterator[str]:
     """A database without tables."""
-    name = f"lakebase_sessions_test_{os.getpid()}_{next(_numbers)}"
+    name = f"lakebase_sessions_test_{os.getpid()}_empty_{next(_numbers)}"
     local.create_database(name)
     yield name
     local.drop_database(name)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lakebase_sessions.conversation.store import SessionStore
     from lakebase_sessions.conversation.turns import Branch, Turn, Usage
     from lakebase_sessions.errors import (
+        ApprovalNotFound,
         BranchNotFound,
         ConfigurationError,
         ConversationBusy,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
         ConversationExists,
         ConversationNotFound,
         DatabaseFailure,
+        InvalidApproval,
+        InvalidExport,
         InvalidItems,
         InvalidLimit,
         InvalidMetadata,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
         LocalLakebaseError,
         MissingConfiguration,
         PermissionDenied,
+        StateUnreadable,
         TablesMissing,
         TargetNotFound,
         TurnNotFound,
@@ -46,8 +50,11 @@ if TYPE_CHECKING:
     )
     from lakebase_sessions.factory import default_lakebase, session_for
     from lakebase_sessions.lakebase import Lakebase
+    from lakebase_sessions.server.conversations import add_conversations, conversations_router
     from lakebase_sessions.server.http import add_error_handlers
     from lakebase_sessions.server.turns import current_user, invoke_turn, stream_turn
+    from lakebase_sessions.transfer.export import export_conversations
+    from lakebase_sessions.transfer.load import Loaded, load_conversations
     from lakebase_sessions.workspace.target import resolve_lakebase_instance_name
 
 _HOMES = {
@@ -61,12 +68,16 @@ _HOMES = {
     "conversation.turns": ("Branch", "Turn", "Usage"),
     "factory": ("default_lakebase", "session_for"),
     "lakebase": ("Lakebase",),
+    "server.conversations": ("add_conversations", "conversations_router"),
     "server.http": ("add_error_handlers",),
     "server.turns": ("current_user", "invoke_turn", "stream_turn"),
+    "transfer.export": ("export_conversations",),
+    "transfer.load": ("Loaded", "load_conversations"),
     "workspace.target": ("resolve_lakebase_instance_name",),
 }
 
 __all__ = [
+    "ApprovalNotFound",
     "AtomicTurn",
     "Branch",
     "BranchNotFound",
@@ -77,6 +88,8 @@ __all__ = [
     "ConversationExists",
     "ConversationNotFound",
     "DatabaseFailure",
+    "InvalidApproval",
+    "InvalidExport",
     "InvalidItems",
     "InvalidLimit",
     "InvalidMetadata",
@@ -90,6 +103,7 @@ __all__ = [
     "LakebaseSessionsError",
     "LakebaseTimeout",
     "LakebaseUnavailable",
+    "Loaded",
     "LocalLakebaseError",
     "MissingConfiguration",
     "Page",
@@ -97,17 +111,22 @@ __all__ = [
     "Pruned",
     "RefusedItem",
     "SessionStore",
+    "StateUnreadable",
     "TablesMissing",
     "TargetNotFound",
     "Turn",
     "TurnNotFound",
     "TurnNotOpen",
     "Usage",
+    "add_conversations",
     "add_error_handlers",
+    "conversations_router",
     "current_user",
     "default_lakebase",
+    "export_conversations",
     "get_session_id",
     "invoke_turn",
+    "load_conversations",
     "merge_history",
     "resolve_lakebase_instance_name",
     "session_for",

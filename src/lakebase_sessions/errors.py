@@ -10,6 +10,8 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── InvalidUser              ValueError               400  invalid_user
     ├── InvalidItems             TypeError, ValueError    400  invalid_items
     ├── InvalidLimit             ValueError               400  invalid_limit
+    ├── InvalidApproval          ValueError               400  invalid_approval
+    ├── InvalidExport            ValueError               400  invalid_export
     ├── InvalidMetadata          ValueError               400  invalid_metadata
     ├── InvalidQuery             ValueError               400  invalid_query
     ├── InvalidTurn              ValueError               400  invalid_turn
@@ -21,10 +23,13 @@ builtins it also is, the HTTP status a server may answer with, and the stable co
     ├── DatabaseFailure          RuntimeError             500  database_failure
     ├── ConversationConflict     RuntimeError             409  conversation_conflict
     ├── ConversationBusy         RuntimeError             409  conversation_busy
+    ├── ApprovalNotFound         LookupError              409  approval_not_found
+    ├── StateUnreadable          RuntimeError             409  state_unreadable
     ├── ConversationExists       RuntimeError             409  conversation_exists
     ├── ConversationNotFound     LookupError              404  conversation_not_found
     ├── TurnNotFound             LookupError              404  turn_not_found
     ├── BranchNotFound           LookupError              404  branch_not_found
+    ├── ItemNotFound             LookupError              404  item_not_found
     ├── TurnNotOpen              RuntimeError             500  turn_not_open
     ├── LakebaseNotOpen          RuntimeError             503  lakebase_not_open
     └── LocalLakebaseError       RuntimeError             500  local_lakebase
@@ -54,87 +59,159 @@ class LakebaseSessionsError(Exception):
 
 
 class ConfigurationError(LakebaseSessionsError, ValueError):
-    """An argument or an environment variable cannot be used as it is."""
+    """An argument or an environment variable cannot be used as it is.
+
+    To fix this: the message names the argument or variable, what it holds and what it may be; the
+    forms of a name are in the page "Addresses".
+    """
 
     code = "configuration"
 
 
 class MissingConfiguration(ConfigurationError, LookupError):
-    """Nothing says which Lakebase is meant."""
+    """Nothing says which Lakebase is meant.
+
+    To fix this: set one of `LAKEBASE_AUTOSCALING_ENDPOINT`, `LAKEBASE_AUTOSCALING_PROJECT` with
+    `LAKEBASE_AUTOSCALING_BRANCH`, or `LAKEBASE_INSTANCE_NAME`; in Databricks Apps, add the Lakebase
+    as a resource. `lakebase-sessions doctor` says what it sees.
+    """
 
     code = "missing_configuration"
 
 
 class InvalidSessionId(LakebaseSessionsError, ValueError):
-    """The session id of a request cannot be stored."""
+    """The session id of a request cannot be stored.
+
+    To fix this: send a string of 1 to 255 characters without control characters, an int or a UUID,
+    or nothing for a new conversation.
+    """
 
     code = "invalid_session_id"
     http_status = 400
 
 
 class InvalidUser(LakebaseSessionsError, ValueError):
-    """The `user` that a session was to be scoped to is blank or cannot be stored."""
+    """The `user` that a session was to be scoped to is blank or cannot be stored.
+
+    To fix this: pass the name that the platform authenticated, such as `current_user()`; without
+    one, answer the request with 401 instead of making a session.
+    """
 
     code = "invalid_user"
     http_status = 400
 
 
 class InvalidItems(LakebaseSessionsError, TypeError, ValueError):
-    """Items cannot be stored because they are not JSON."""
+    """Items cannot be stored because they are not JSON.
+
+    To fix this: add dicts of what JSON has: strings, numbers, booleans, None, lists and dicts. Call
+    `model_dump(mode="json")` on a model of pydantic's.
+    """
 
     code = "invalid_items"
     http_status = 400
 
 
 class InvalidLimit(LakebaseSessionsError, ValueError):
-    """A limit is not a whole number of items."""
+    """A limit is not a whole number of items.
+
+    To fix this: pass an int from 0, or None for all.
+    """
 
     code = "invalid_limit"
     http_status = 400
 
 
+class InvalidApproval(LakebaseSessionsError, ValueError):
+    """What a request holds as answers to approvals says neither yes nor no.
+
+    To fix this: send `true` or `false` for each id, in `custom_inputs["approvals"]` or in
+    `mcp_approval_response` items; the message shows the form.
+    """
+
+    code = "invalid_approval"
+    http_status = 400
+
+
+class InvalidExport(LakebaseSessionsError, ValueError):
+    """What was to be loaded is no whole export of conversations.
+
+    To fix this: export it again; the message names the line, and nothing behind it was loaded.
+    """
+
+    code = "invalid_export"
+    http_status = 400
+
+
 class InvalidMetadata(LakebaseSessionsError, ValueError):
-    """A title or metadata cannot be stored, or go beyond their bounds."""
+    """A title or metadata cannot be stored, or go beyond their bounds.
+
+    To fix this: keep to 16 keys of 64 characters with texts of 512, and titles of 200.
+    """
 
     code = "invalid_metadata"
     http_status = 400
 
 
 class InvalidQuery(LakebaseSessionsError, ValueError):
-    """What a listing was asked for makes no sense: an order, a bound, or where it goes on."""
+    """What a listing was asked for makes no sense: an order, a bound, or where it goes on.
+
+    To fix this: correct the argument that the message names; a listing goes on with the `next`
+    of its own page.
+    """
 
     code = "invalid_query"
     http_status = 400
 
 
 class InvalidTurn(LakebaseSessionsError, ValueError):
-    """The number of a turn that a request names is none."""
+    """The number of a turn that a request names is none.
+
+    To fix this: send the number of a turn, from 1, as `custom_outputs["turn"]` had it.
+    """
 
     code = "invalid_turn"
     http_status = 400
 
 
 class TargetNotFound(LakebaseSessionsError, LookupError, ValueError):
-    """No Lakebase, branch, endpoint or database goes by the configured name."""
+    """No Lakebase, branch, endpoint or database goes by the configured name.
+
+    To fix this: compare with the names that the message found near it, and with what this identity
+    may see: `databricks database list-database-instances`, `databricks postgres list-projects`. For
+    a database, create it or name another one.
+    """
 
     code = "target_not_found"
 
 
 class PermissionDenied(LakebaseSessionsError, PermissionError):
-    """The workspace or Postgres knows who asks, and says no."""
+    """The workspace or Postgres knows who asks, and says no.
+
+    To fix this: run `lakebase-sessions doctor` as the same identity; it names the privilege that is
+    missing, and `lakebase-sessions grant` gives it. In Databricks Apps, add the Lakebase as a
+    resource with CAN_CONNECT_AND_CREATE.
+    """
 
     code = "permission_denied"
     http_status = 403
 
 
 class TablesMissing(LakebaseSessionsError, LookupError):
-    """The session tables do not exist and may not be created."""
+    """The session tables do not exist and may not be created.
+
+    To fix this: run `lakebase-sessions init`, leave `create_tables` at True, or check the database
+    and `LAKEBASE_AGENT_MEMORY_SCHEMA`: the tables may be in another one.
+    """
 
     code = "tables_missing"
 
 
 class LakebaseUnavailable(LakebaseSessionsError, ConnectionError):
     """The workspace or Postgres cannot be reached, or broke off.
+
+    To fix this: try again, if `outcome_unknown` is False; the next call connects anew. If it stays,
+    `lakebase-sessions doctor` says at which step it breaks.
 
     Attributes:
         outcome_unknown: The connection broke while a write was under way, so that it cannot be
@@ -150,13 +227,20 @@ class LakebaseUnavailable(LakebaseSessionsError, ConnectionError):
 
 
 class LakebaseTimeout(LakebaseUnavailable, TimeoutError):
-    """The workspace or Postgres did not answer within its bound."""
+    """The workspace or Postgres did not answer within its bound.
+
+    To fix this: try again; if it stays, look for a lock that somebody holds, a Lakebase that is too
+    small, or a network that drops packets: `lakebase-sessions doctor`.
+    """
 
     code = "lakebase_timeout"
 
 
 class DatabaseFailure(LakebaseSessionsError, RuntimeError):
     """Postgres refused a statement for a reason that has no class of its own.
+
+    To fix this: read what Postgres said, and look `sqlstate` up in its documentation ("PostgreSQL
+    Error Codes").
 
     Attributes:
         sqlstate: Postgres' error code, such as `"54000"`, or None where it named none.
@@ -170,7 +254,10 @@ class DatabaseFailure(LakebaseSessionsError, RuntimeError):
 
 
 class ConversationConflict(LakebaseSessionsError, RuntimeError):
-    """Somebody else wrote to the conversation meanwhile; nothing was stored or changed."""
+    """Somebody else wrote to the conversation meanwhile; nothing was stored or changed.
+
+    To fix this: read the conversation again and repeat what was tried, on what it holds now.
+    """
 
     code = "conversation_conflict"
     http_status = 409
@@ -178,6 +265,8 @@ class ConversationConflict(LakebaseSessionsError, RuntimeError):
 
 class ConversationBusy(LakebaseSessionsError, RuntimeError):
     """Another turn of the conversation is under way, and this one has not begun.
+
+    To fix this: send it again when the other turn has been answered, in a few seconds.
 
     Attributes:
         since: When the other one began; None where one that waits for it is about to.
@@ -191,49 +280,105 @@ class ConversationBusy(LakebaseSessionsError, RuntimeError):
         self.since = since
 
 
+class ApprovalNotFound(LakebaseSessionsError, LookupError):
+    """Nothing in this conversation waits for that answer, or not any more; no tool was run.
+
+    To fix this: show the conversation as it is; what is still wanted can be asked for in a message.
+    """
+
+    code = "approval_not_found"
+    http_status = 409
+
+
+class StateUnreadable(LakebaseSessionsError, RuntimeError):
+    """The run that waits cannot be taken up by this agent or this version; it waits on.
+
+    To fix this: answer where the agent and the libraries are those that asked, or send a message,
+    which declines.
+    """
+
+    code = "state_unreadable"
+    http_status = 409
+
+
 class ConversationExists(LakebaseSessionsError, RuntimeError):
-    """The id that a fork was to get is taken."""
+    """A conversation is stored under the id that a fork or a load was to give one.
+
+    To fix this: choose another id, or leave it out for a new one; a load may replace it.
+    """
 
     code = "conversation_exists"
     http_status = 409
 
 
 class ConversationNotFound(LakebaseSessionsError, LookupError):
-    """There is no conversation of this id."""
+    """There is no conversation of this id.
+
+    To fix this: check the id and its user; a conversation begins with its first item.
+    """
 
     code = "conversation_not_found"
     http_status = 404
 
 
 class TurnNotFound(LakebaseSessionsError, LookupError):
-    """The conversation has no such turn."""
+    """The conversation has no such turn.
+
+    To fix this: take a number or a response id that `session.turns()` lists.
+    """
 
     code = "turn_not_found"
     http_status = 404
 
 
 class BranchNotFound(LakebaseSessionsError, LookupError):
-    """The conversation has no such branch."""
+    """The conversation has no such branch.
+
+    To fix this: take one that `session.branches()` lists.
+    """
 
     code = "branch_not_found"
     http_status = 404
 
 
+class ItemNotFound(LakebaseSessionsError, LookupError):
+    """The conversation has no item with this id.
+
+    To fix this: list the conversation's items; one that was taken out has its id again when it is
+    restored.
+    """
+
+    code = "item_not_found"
+    http_status = 404
+
+
 class TurnNotOpen(LakebaseSessionsError, RuntimeError):
-    """An atomic turn was used outside its `async with`."""
+    """An atomic turn was used outside its `async with`.
+
+    To fix this: use the turn inside `async with session.turn() as turn:`, and a new one for the
+    next.
+    """
 
     code = "turn_not_open"
 
 
 class LakebaseNotOpen(LakebaseSessionsError, RuntimeError):
-    """The `Lakebase` was closed already, or is not open yet where it has to be."""
+    """The `Lakebase` was closed already, or is not open yet where it has to be.
+
+    To fix this: make a new `Lakebase` after a `close()`, and close it when the last request has
+    ended.
+    """
 
     code = "lakebase_not_open"
     http_status = 503
 
 
 class LocalLakebaseError(LakebaseSessionsError, RuntimeError):
-    """The Lakebase on this machine cannot run."""
+    """The Lakebase on this machine cannot run.
+
+    To fix this: do what the message says; most often `pip install 'lakebase-sessions[local]'`, or a
+    folder that is empty or was made by a local Lakebase.
+    """
 
     code = "local_lakebase"
 

@@ -22,6 +22,7 @@ from lakebase_sessions.errors import (
     LakebaseTimeout,
 )
 from lakebase_sessions.postgres.engine import LoopEngine
+from lakebase_sessions.postgres.prototype import made_by_upstream
 from lakebase_sessions.workspace.api import Workspace
 from lakebase_sessions.workspace.background import in_thread, wait_for
 from lakebase_sessions.workspace.credentials import Credentials
@@ -310,7 +311,8 @@ class Lakebase:
     async def _open_unbounded(self, loop: asyncio.AbstractEventLoop) -> LoopEngine:
         place = await self._place_here()
         engine = await wait_for(
-            in_thread(lambda: LoopEngine(place, loop), "engine"), self._open_timeout_seconds
+            in_thread(lambda: LoopEngine(place, loop, made_by_upstream), "engine"),
+            self._open_timeout_seconds,
         )
         try:
             await engine.ensure_tables(create=self._create_tables)

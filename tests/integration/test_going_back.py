@@ -25,6 +25,7 @@ from lakebase_sessions import (
     TablesMissing,
     TurnNotFound,
 )
+from lakebase_sessions.conversation.item_pages import item_page
 from lakebase_sessions.local import LocalLakebase
 
 
@@ -305,6 +306,27 @@ async def test_restore_swaps(session: LakebaseSession) -> None:
     assert await names_of(session) == ["a", "B"]
     await take_turns(session, "C")
     assert [turn.preview for turn in await session.turns()] == ["a?", "B?", "C?"]
+
+
+async def test_versions_of_a_place_are_known_by_their_items(session: LakebaseSession) -> None:
+    """Also while they are swapped for each other, and where the place is the beginning."""
+    await take_turns(session, "a", "b")
+    first, _, behind, *_ = [number for number, _ in (await item_page(session)).items]
+    old = await session.rewind(before_turn=2)
+    await take_turns(session, "B")
+    assert old is not None
+    assert (old.after_item, old.first_item) == (first + 1, behind)
+    new = await session.restore(old)
+    assert new is not None
+    assert new.after_item == old.after_item
+    assert new.first_item > old.first_item
+    back = await session.restore(new)
+    assert back is not None
+    assert (back.after_item, back.first_item) == (old.after_item, old.first_item)
+    everything = await session.rewind(before_turn=1)
+    assert everything is not None
+    assert (everything.after_item, everything.first_item) == (None, first)
+    assert await session.branches() == [everything, back]
 
 
 async def test_a_branch_in_a_branch_brings_what_it_stood_behind(session: LakebaseSession) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +117,57 @@ def test_fastapi(
             broken = client.post(path, json=again)
             assert broken.status_code == 500
             assert broken.json()["error"]["code"] == "tables_missing"
+
+
+def test_approvals(environ: dict[str, str], tmp_path: Path) -> None:
+    """The server is killed between the question and the answer; the next one pays, once."""
+
+    @contextlib.contextmanager
+    def serving(log: Path) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+        url = f"http://127.0.0.1:{free_port()}"
+        arguments: list[str | Path] = [EXAMPLES / "approvals.py", "--port", url.rpartition(":")[2]]
+        with (
+            started(arguments, environ, log) as process,
+            httpx.Client(base_url=url, timeout=60) as client,  # the first request opens all
+        ):
+            wait_until_it_serves(process, f"{url}/health", log)
+            yield client, process
+
+    def last_event(response: httpx.Response) -> Any:
+        lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+        assert lines.pop() == "[DONE]"
+        return json.loads(lines[-1])
+
+    def answers(outputs: Any, approve: bool) -> dict[str, Any]:
+        [waits] = outputs["approvals"]
+        custom = {"session_id": outputs["session_id"], "approvals": {waits["id"]: approve}}
+        return {"input": [], "custom_inputs": custom}
+
+    def asking(name: str) -> dict[str, Any]:
+        return {"input": [{"role": "user", "content": f"Make a payment for {name}."}]}
+
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    with serving(first) as (client, process):
+        mia, leo = (
+            client.post("/invocations", json=asking(name)).json()["custom_outputs"]
+            for name in ("Mia", "Leo")
+        )
+        event = last_event(client.post("/responses", json={**asking("Noah"), "stream": True}))
+        assert event["response"]["output"][-1]["type"] == "mcp_approval_request"
+        noah = event["custom_outputs"]
+        process.kill()
+        process.wait()
+    with serving(second) as (client, _):
+        assert client.post("/invocations", json=answers(mia, True)).status_code == 200
+        streamed = last_event(
+            client.post("/responses", json={**answers(noah, True), "stream": True})
+        )
+        assert streamed["response"]["output"][-1]["content"][0]["text"] == "Paid Noah."
+        assert client.post("/invocations", json=answers(leo, False)).status_code == 200
+        for outputs in (mia, noah, leo):
+            for more in ({}, {"stream": True}):
+                late = client.post("/invocations", json=answers(outputs, True) | more)
+                assert late.status_code == 409
+                assert late.json()["error"]["code"] == "approval_not_found"
+    assert "Paid" not in first.read_text()
+    assert re.findall("Paid (.*)", second.read_text()) == ["Mia.", "Noah."]

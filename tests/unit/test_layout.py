@@ -14,13 +14,13 @@ import lakebase_sessions
 PACKAGE = Path(lakebase_sessions.__file__).parent
 ORDER = ("server", "factory", "lakebase", "conversation", "postgres", "workspace", "errors")
 """Each may import those behind it, and itself."""
-BESIDE = ("local", "cli", "doctor", "access", "testing")
+BESIDE = ("local", "cli", "doctor", "access", "testing", "transfer")
 """May import anything of the way; nobody on the way imports them."""
 
 MODULES = {
     "lakebase_sessions." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
-    if path != PACKAGE / "__init__.py"
+    if path not in (PACKAGE / "__init__.py", PACKAGE / "__main__.py")
 }
 
 

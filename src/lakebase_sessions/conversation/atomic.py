@@ -29,9 +29,11 @@ from lakebase_sessions.errors import (
     TurnNotFound,
     TurnNotOpen,
 )
-from lakebase_sessions.postgres import edits, queries
+from lakebase_sessions.postgres import approvals, edits, queries
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agents import RunContextWrapper
     from agents.items import TResponseInputItem
     from agents.memory.session_settings import SessionSettings
@@ -144,6 +146,7 @@ class AtomicTurn(Session):
         self._latest: _Latest | None = None
         self._cut: int | None = None
         self._fork: Conversation | None = None
+        self._waits = False
 
     async def __aenter__(self) -> Self:
         if self._state is not _State.NEW:
@@ -253,6 +256,53 @@ class AtomicTurn(Session):
         self.record.number = self._number(before=from_item)
         self._cut = from_item
 
+    async def resume(self, answered: Iterable[str]) -> str | None:
+        """Take up the turn that waits for these answers, in the place of reading. One round trip.
+
+        What is added goes on with that turn, under its record. Nobody is given it a second time.
+
+        Args:
+            answered: Ids of its approvals, without commas; not necessarily all.
+
+        Returns:
+            The state that `wait` was given. None: no turn at the end of this conversation waits
+            for all of them.
+
+        Raises:
+            TablesMissing: Where there is no table of turns, none can wait.
+        """
+        self._check_open()
+        (await self._session._open()).check_records()
+        rows = await self._session._write(approvals.CLAIM, answered=",".join(answered))
+        if not rows:
+            return None
+        response_id, number, newest, state, updated_at, usage, model = rows[0]
+        record = self.record
+        record.response_id, record.number = response_id, number
+        record.usage, record.model = usage, model
+        self._version = _Version(updated_at, newest)
+        return str(state)
+
+    async def release(self) -> None:
+        """Let the turn that `resume` took up wait on, as nothing of it was run. One round trip."""
+        self._check_open()
+        await self._session._write(approvals.RELEASE, response_id=self.record.response_id)
+
+    async def wait(self, state: str) -> None:
+        """End this turn waiting for approvals; stored at the end of the block.
+
+        Args:
+            state: What `resume` is to return: a JSON object with `approvals`, a list of objects
+                with an `id` each.
+
+        Raises:
+            TablesMissing: There is no table of turns to keep it in.
+        """
+        self._check_open()
+        (await self._session._open()).check_records()
+        self.record.status, self.record.state = "waiting", state
+        self._waits = True
+
     async def _repair(self, *, dry_run: bool) -> tuple[RefusedItem, ...]:
         """For `LakebaseSession.repair`."""
         self._check_open()
@@ -289,7 +339,7 @@ class AtomicTurn(Session):
         return self.record.parameters()
 
     async def _finish(self) -> None:
-        if self._added or self._popped:
+        if self._added or self._popped or self._waits:
             await self._store()
 
     async def _fail(self, error: BaseException) -> None:
@@ -446,7 +496,8 @@ class AtomicTurn(Session):
 
     async def _statement(self) -> tuple[LiteralString, dict[str, str | None]]:
         """What stores the turn, and what it needs beside the items."""
-        if not self._added or not (await self._session._open()).keeps_records:
+        recording = (await self._session._open()).keeps_records
+        if not recording or not (self._added or self._waits):
             return queries.STORE_TURN, {}
         recorded = self._noted()
         if self._cut is None:

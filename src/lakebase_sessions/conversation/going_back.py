@@ -203,12 +203,7 @@ class GoingBack:
             BranchNotFound: The conversation has no such branch.
             TablesMissing: This package's own tables are not there or may not be used.
         """
-        number = self._branch_number(branch)
-        await self._check_tables()
-        rows = await self._read(going_back.BRANCH_ITEMS, branch=number)
-        if not rows:
-            raise self._no_branch(number)
-        return decode([row for (row,) in rows])
+        return decode([row for _, row in await self._branch_rows(branch)])
 
     async def restore(self, branch: Branch | int) -> Branch | None:
         """Put a branch back, in the place of what stands there now. One round trip.
@@ -240,6 +235,15 @@ class GoingBack:
         if not done:
             raise self._conflict("changed")
         return branch_from(swapped_out)
+
+    async def _branch_rows(self, branch: Branch | int) -> list[tuple[Any, ...]]:
+        """Ids and rows of its items."""
+        number = self._branch_number(branch)
+        await self._check_tables()
+        rows = await self._read(going_back.BRANCH_ITEMS, branch=number)
+        if not rows:
+            raise self._no_branch(number)
+        return rows
 
     async def _check_tables(self) -> None:
         (await self._open()).check_records()

@@ -49,11 +49,24 @@ class SteppedTurn(AtomicTurn):
             await super().add_items(items, wrapper=wrapper)
             return
         self._check_open(wrapper)
-        encoded = encode(items)
-        if not encoded:
-            return
+        if encoded := encode(items):
+            self.record.status = "completed" if _is_last_word(items) else "in_progress"
+            await self._write(encoded)
+
+    async def wait(self, state: str) -> None:
+        """End this turn waiting for approvals, in one round trip.
+
+        Raises:
+            TablesMissing: There is no table of turns to keep it in.
+        """
+        await super().wait(state)
+        if not self._is_held_back:
+            await self._write([])
+            self._waits = False  # it is stored
+
+    async def _write(self, encoded: list[str]) -> None:
+        """Append items, and say in the turn's record what is known of it."""
         self._forget()
-        self.record.status = "completed" if _is_last_word(items) else "in_progress"
         recorded = self._noted() if (await self._session._open()).keeps_records else None
         await self._session._write(
             queries.ADD_ITEMS if recorded is None else queries.ADD_RECORDED_ITEMS,

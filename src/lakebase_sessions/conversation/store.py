@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, LiteralString, TypeAlias
 
 from lakebase_sessions.conversation.filters import ago, filters, moment, words_of
+from lakebase_sessions.conversation.items import encode
 from lakebase_sessions.conversation.listing import Conversation, Cursor, Page, Pruned
 from lakebase_sessions.conversation.metadata import checked_title, encoded_metadata
 from lakebase_sessions.conversation.session_id import (
     check_session_id,
+    new_session_id,
     scope_to_user,
     user_prefix,
 )
-from lakebase_sessions.errors import ConversationNotFound, InvalidQuery, InvalidSessionId
+from lakebase_sessions.errors import (
+    ConversationExists,
+    ConversationNotFound,
+    InvalidQuery,
+    InvalidSessionId,
+)
+from lakebase_sessions.postgres import items as item_queries
 from lakebase_sessions.postgres import listing, retention
 from lakebase_sessions.workspace.background import settled
 
 if TYPE_CHECKING:
+    from agents.items import TResponseInputItem
+
     from lakebase_sessions.conversation.session import Owner
     from lakebase_sessions.postgres.engine import LoopEngine
     from lakebase_sessions.postgres.listing import Order
@@ -200,6 +210,75 @@ class SessionStore:
         parameters = filters(user, updated_since, updated_before, metadata)
         ((found,),) = await engine.rows(statement, parameters, writing=False)
         return int(found)
+
+    async def create(
+        self,
+        session_id: object = None,
+        *,
+        user: str | None = None,
+        title: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        items: Sequence[TResponseInputItem] = (),
+    ) -> Conversation:
+        """Begin a conversation before anybody speaks. Two round trips.
+
+        Nobody has to: the first item that is added begins one, too.
+
+        Args:
+            session_id: As for `Lakebase.session`; None makes one.
+            user: Whose.
+            title: As for `update`.
+            metadata: As for `update`.
+            items: What it begins with.
+
+        Raises:
+            ConversationExists: The id is taken, and nothing was stored.
+            InvalidMetadata: The title or the metadata are beyond their bounds.
+            InvalidItems: An item is not JSON.
+            TablesMissing: There is no table for title and metadata.
+        """
+        stored = scope_to_user(check_session_id(session_id) or new_session_id(), user)
+        encoded = encode([*items])
+        parameters: dict[str, str | None] = {
+            "session_id": stored,
+            "items": "\n".join(encoded),
+            "count": str(len(encoded)),
+        }
+        described = title is not None or bool(metadata)
+        if described:
+            parameters["title"] = checked_title(title)
+            parameters["metadata"] = encoded_metadata(metadata or {})
+        await self._engine(own=described)
+        statement = item_queries.CREATE_DESCRIBED if described else item_queries.CREATE
+        if not await self._write(statement, parameters):
+            raise ConversationExists(
+                f"There is a conversation {stored!a} already, so none was made. Without an id "
+                "create() makes one."
+            )
+        return await self.get(stored)
+
+    async def find_response(
+        self, response_id: str, *, user: str | None = None
+    ) -> tuple[str, int] | None:
+        """The conversation that a response belongs to, and its turn's number. One round trip.
+
+        Args:
+            response_id: As `custom_outputs` or the response had it.
+            user: Whose.
+
+        Returns:
+            None if no conversation has it, or only as a branch.
+        """
+        engine = await self._engine(own=True)
+        if "\0" in response_id:
+            return None
+        prefix = "" if user is None else user_prefix(user)
+        rows = await engine.rows(
+            item_queries.FIND_RESPONSE,
+            {"response_id": response_id, "prefix": prefix},
+            writing=False,
+        )
+        return (rows[0][0], rows[0][1]) if rows else None
 
     async def get(self, session_id: object, *, user: str | None = None) -> Conversation:
         """One conversation. One round trip.

@@ -101,6 +101,10 @@ class Branch:
         preview: The user's words it begins with.
         items: How many items it has.
         turns: How many turns.
+        after_item: The id of the item it stood behind, None where it was the beginning. Branches
+            behind the same item are versions of what follows it.
+        first_item: The id of its first item. A version keeps its own wherever it is, so by these
+            versions have an order.
     """
 
     id: int
@@ -109,6 +113,8 @@ class Branch:
     preview: str
     items: int
     turns: int
+    after_item: int | None
+    first_item: int
 
 
 def turn_from(row: Sequence[Any]) -> Turn:
@@ -129,10 +135,11 @@ def turn_from(row: Sequence[Any]) -> Turn:
 
 def branch_from(row: Sequence[Any]) -> Branch | None:
     """What `going_back.REWIND` and `RESTORE` say of the branch they have made, if they have."""
-    number, turn, created_at, items, turns, heads = row
+    number, turn, created_at, items, turns, heads, *places = row
     if number is None:
         return None
-    return Branch(number, turn, created_at.replace(tzinfo=UTC), preview_of(heads), items, turns)
+    at = created_at.replace(tzinfo=UTC)
+    return Branch(number, turn, at, preview_of(heads), items, turns, *places)
 
 
 def branches_from(rows: Sequence[Sequence[Any]]) -> list[Branch]:
@@ -144,8 +151,16 @@ def branches_from(rows: Sequence[Sequence[Any]]) -> list[Branch]:
         return int(before) + (begins_with(holder) if holder in held else 1)
 
     return [
-        Branch(number, begins_with(number), at.replace(tzinfo=UTC), preview_of(heads), items, turns)
-        for number, at, _, _, items, turns, heads in rows
+        Branch(
+            number,
+            begins_with(number),
+            at.replace(tzinfo=UTC),
+            preview_of(heads),
+            items,
+            turns,
+            *places,
+        )
+        for number, at, _, _, items, turns, heads, *places in rows
     ]
 
 

@@ -14,6 +14,7 @@ from lakebase_sessions.local.http_server import ApiError, Body, Call, HttpServer
 from lakebase_sessions.local.identities import OAUTH_TOKEN_SECONDS, Identities
 from lakebase_sessions.local.resources import Resources
 from lakebase_sessions.local.role_api import RoleApi
+from lakebase_sessions.local.session_stores import SessionStores
 
 Mint = Callable[[str], tuple[str, dt.datetime]]
 
@@ -30,6 +31,7 @@ class ControlPlane:
     def __init__(self, *, port: int, page_size: int, mint: Mint) -> None:
         self.identities = Identities()
         self.resources = Resources(page_size=page_size)
+        self.session_stores = SessionStores()
         self.http = HttpServer(port, self)
         self.mint = mint
         self.role_api: RoleApi | None = None
@@ -81,6 +83,14 @@ class ControlPlane:
                 return self._autoscaling_credential(user, call.json())
             case "GET", ["postgres", *parts]:
                 return self.resources.resource("/".join(parts), call.query)
+        return self._managed(call)
+
+    def _managed(self, call: Call) -> Body:
+        stores, _, rest = call.path.removeprefix("/api/2.0/agents/").partition("/")
+        if stores == "session-stores":
+            answer = self.session_stores.answer(call, rest.split("/") if rest else [])
+            if answer is not None:
+                return answer
         raise _no_api(call)
 
     def _for_anybody(self, call: Call) -> Body | None:

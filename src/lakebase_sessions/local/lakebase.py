@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 DEFAULT_USER = "developer@example.com"
 """Exists from the start and owns the default database."""
 DEFAULT_INSTANCE = "local"
+"""An instance that is there from the start."""
 DEFAULT_ENDPOINT = "projects/local/branches/production/endpoints/primary"
+"""An endpoint that is there from the start."""
 
 
 class LocalLakebase:

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
@@ -26,14 +26,17 @@ from lakebase_sessions.errors import (
 )
 from lakebase_sessions.postgres import indexes, tables
 from lakebase_sessions.postgres.pool import Pool
-from lakebase_sessions.postgres.prototype import made_by_upstream
+from lakebase_sessions.postgres.transaction import Transaction
 from lakebase_sessions.workspace.place import quoted
 
 if TYPE_CHECKING:
+    from databricks_openai.agents import AsyncDatabricksSession
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from lakebase_sessions.postgres.connection import Connection
     from lakebase_sessions.workspace.place import Place
+
+    MakePrototype = Callable[[Place, Callable[[], Awaitable[Connection]]], AsyncDatabricksSession]
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +52,16 @@ class LoopEngine:
     Args:
         place: Where to connect, and as whom.
         loop: The loop; not kept alive.
+        make_prototype: Makes what sessions copy; None for who needs statements alone, and then
+            does not load what upstream's class loads.
     """
 
-    def __init__(self, place: Place, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        place: Place,
+        loop: asyncio.AbstractEventLoop,
+        make_prototype: MakePrototype | None = None,
+    ) -> None:
         self._place = place
         self.pool = Pool(place, loop)
         self._own_exist = False
@@ -62,7 +72,9 @@ class LoopEngine:
         self.finds_words = False
         """Whether an index leads to what was said."""
         self._watchdog = _Watchdog(place.statement_seconds)
-        self.prototype = made_by_upstream(place, self.connection)
+        if make_prototype is None:
+            return
+        self.prototype = make_prototype(place, self.connection)
         self.transactional: AsyncEngine = self.prototype.engine.execution_options(
             isolation_level="READ COMMITTED"
         )
@@ -113,6 +125,55 @@ class LoopEngine:
                 self._watchdog.stop(connection)
                 self.pool.put_back(connection)
         raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Transaction]:
+        """Several statements in one transaction; an exception takes all of it back.
+
+        Args:
+            snapshot: Every statement reads the same state, and none may write.
+
+        Raises:
+            LakebaseSessionsError: As `rows`; only a failing end leaves the outcome unknown.
+        """
+        connection = await self.connection()
+        try:
+            transaction = Transaction(connection, self._bounded)
+            level = " ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else ""
+            await transaction.rows(f"BEGIN{level}")
+            yield transaction
+            await self._bounded(connection, "COMMIT", None, ending=not snapshot)
+        finally:
+            self.pool.put_back(connection)  # which closes what is still in a transaction
+
+    async def _bounded(
+        self,
+        connection: Connection,
+        statement: str,
+        parameters: Mapping[str, str | None] | None,
+        *,
+        ending: bool = False,
+    ) -> list[tuple[Any, ...]]:
+        """A statement of a transaction."""
+        seconds = self._place.statement_seconds
+        self._watchdog.watch(connection, seconds)
+        try:
+            # Not prepared: each run is planned for its parameters, of which some are NULL.
+            cursor = await connection.execute(statement.encode(), parameters, prepare=False)
+            return await cursor.fetchall() if cursor.rownumber is not None else []
+        except psycopg.Error as error:
+            in_time = self._watchdog.stop(connection)
+            if not in_time:
+                self.pool.distrust()
+            raise from_statement_error(
+                error,
+                self._place.name,
+                broken=connection.closed,
+                writing=ending,
+                silent_for_seconds=None if in_time else seconds,
+            ) from error
+        finally:
+            self._watchdog.stop(connection)
 
     async def connection(self, give_up_at: float = math.inf) -> Connection:
         """A connection of the pool's; its `close()` gives it back."""

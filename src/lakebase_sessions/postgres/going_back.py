@@ -121,7 +121,8 @@ _BRANCH_MADE = f"""branch.id, cut.number, LOCALTIMESTAMP {_UTC},
     ),
     ARRAY (
         SELECT left(message_data, {_HEAD_LENGTH}) FROM removed ORDER BY created_at, id LIMIT 3
-    )
+    ),
+    branch.after_item, cut.id
 FROM (SELECT) AS one
 LEFT JOIN cut ON true
 LEFT JOIN session ON true
@@ -206,7 +207,8 @@ WITH {_HUNG}, {_ITS_BRANCHES_TOO}{_ALL_BEGUN}, numbered AS (
     WHERE holder > 0 OR id IN (SELECT after_item FROM hung)
 ), counted AS (
     SELECT holder, count(*) AS items, max(turns) AS turns,
-        array_agg(head ORDER BY at) FILTER (WHERE at <= 3) AS heads
+        array_agg(head ORDER BY at) FILTER (WHERE at <= 3) AS heads,
+        min(id) FILTER (WHERE at = 1) AS first_item
     FROM told
     WHERE holder > 0
     GROUP BY holder
@@ -214,14 +216,14 @@ WITH {_HUNG}, {_ITS_BRANCHES_TOO}{_ALL_BEGUN}, numbered AS (
 SELECT hung.id, hung.created_at {_UTC}, hung.holder, coalesce((
         SELECT turns FROM told WHERE told.holder = hung.holder AND told.id = hung.after_item
     ), 0),
-    counted.items, counted.turns, counted.heads
+    counted.items, counted.turns, counted.heads, hung.after_item, counted.first_item
 FROM hung JOIN counted ON counted.holder = hung.id
 ORDER BY hung.id DESC
 """
 """Latest first, each with its holder and the number of turns in that up to where it hangs."""
 
 BRANCH_ITEMS = """
-SELECT item.message_data
+SELECT item.id, item.message_data
 FROM agent_branches AS branch JOIN agent_branch_items AS item ON item.branch_id = branch.id
 WHERE branch.session_id = %(session_id)s AND branch.id = %(branch)s::bigint
 ORDER BY item.created_at, item.id

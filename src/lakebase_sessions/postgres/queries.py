@@ -66,7 +66,7 @@ WITH created AS (
     WHERE id = ANY (string_to_array(%(popped)s, ',')::bigint[])
 )"""
 
-_TOUCHED = """
+TOUCHED = """
 WITH session AS (
     INSERT INTO agent_sessions AS known (session_id, updated_at)
     VALUES (%(session_id)s, LOCALTIMESTAMP + (%(count)s::integer + 99) / 100 * interval '1 us')
@@ -81,7 +81,7 @@ the server's clock is set back or another server takes over: reads go by date. A
 a date: few enough that the index on it leads to the latest ones of any conversation, and so many
 that a turn has one date, which no other writer's can come between."""
 
-_ADDED = """, added AS (
+ADDED = """, added AS (
     INSERT INTO agent_messages (session_id, message_data, created_at)
     SELECT session.session_id, added.message_data,
         session.updated_at - (%(count)s::integer - added.position) / 100 * interval '1 us'
@@ -111,6 +111,14 @@ _RECORDED = """, recorded AS (
         state = EXCLUDED.state
 )"""
 
+_DECLINED = """, declined AS (
+    UPDATE agent_turns SET status = 'cancelled', state = NULL FROM session
+    WHERE agent_turns.session_id = %(session_id)s
+        AND state IS NOT NULL
+        AND response_id <> %(response_id)s
+)"""
+"""Who says something else does not wait for an approval any more."""
+
 TAKEN_OUT = """, branch AS (
     INSERT INTO agent_branches (session_id, after_item)
     SELECT session.session_id, (
@@ -121,7 +129,7 @@ TAKEN_OUT = """, branch AS (
         LIMIT 1
     )
     FROM session, cut
-    RETURNING id
+    RETURNING id, after_item
 ), removed AS (
     DELETE FROM agent_messages AS item USING session, cut
     WHERE item.session_id = %(session_id)s
@@ -131,7 +139,9 @@ TAKEN_OUT = """, branch AS (
     INSERT INTO agent_branch_items (branch_id, id, message_data, created_at)
     SELECT branch.id, removed.id, removed.message_data, removed.created_at FROM branch, removed
 ), kept_turns AS (
-    UPDATE agent_turns SET branch_id = branch.id FROM branch, cut
+    UPDATE agent_turns SET branch_id = branch.id, state = NULL,
+        status = CASE WHEN state IS NULL THEN status ELSE 'cancelled' END
+    FROM branch, cut
     WHERE session_id = %(session_id)s AND branch_id IS NULL AND first_item >= cut.id
 )"""
 """Of `session` what stands from `cut` (one row: id, created_at) becomes a branch."""
@@ -163,17 +173,17 @@ OUTCOME = """
 SELECT FROM session
 """
 
-STORE_TURN = _UNMOVED + _ADDED + OUTCOME
+STORE_TURN = _UNMOVED + ADDED + OUTCOME
 """One row if it was stored, none if the session has moved since it was read: the row's
 `updated_at` is another one, or the newest item (upstream's `pop_item` leaves the date alone)."""
 
-ADD_ITEMS = _TOUCHED + _ADDED + OUTCOME
+ADD_ITEMS = TOUCHED + ADDED + OUTCOME
 
-ADD_RECORDED_ITEMS = _TOUCHED + _ADDED + _RECORDED + OUTCOME
+ADD_RECORDED_ITEMS = TOUCHED + ADDED + _RECORDED + _DECLINED + OUTCOME
 
-STORE_RECORDED_TURN = _UNMOVED + _ADDED + _RECORDED + OUTCOME
+STORE_RECORDED_TURN = _UNMOVED + ADDED + _RECORDED + _DECLINED + OUTCOME
 
-STORE_EDITED_TURN = _UNMOVED + _CUT + TAKEN_OUT + BOUNDED + _ADDED + _RECORDED + OUTCOME
+STORE_EDITED_TURN = _UNMOVED + _CUT + TAKEN_OUT + BOUNDED + ADDED + _RECORDED + OUTCOME
 """In place of what stands from the item `cut`, which becomes a branch."""
 
 RECORD_TURN = """

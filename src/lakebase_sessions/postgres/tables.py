@@ -110,6 +110,8 @@ CREATE TABLE IF NOT EXISTS agent_claims (
     seen_at timestamptz[] DEFAULT '{{}}' NOT NULL,
     changes bigint DEFAULT 1 NOT NULL
 );
+CREATE INDEX IF NOT EXISTS idx_agent_turns_waiting
+    ON agent_turns (session_id) WHERE state IS NOT NULL;
 """
 """A turn's items are those of its conversation from `first_item` up to the next turn's: ids of
 `agent_messages`, or of `agent_branch_items` where `branch_id` says which. A run that stored nothing

@@ -17,9 +17,13 @@ from mlflow.types.responses import ResponsesAgentStreamEvent
 from mlflow.types.responses_helpers import Annotation, OutputItem
 from pydantic import BaseModel
 
+from lakebase_sessions.server.approvals import REQUEST
+
 if TYPE_CHECKING:
     from agents import RunItem
-    from agents.result import RunResultStreaming
+    from agents.result import RunResult, RunResultStreaming
+
+    from lakebase_sessions.server.approvals import Approvals
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +42,21 @@ _WITH_CUSTOM_OUTPUTS = ("response.created", "response.output_item.done", "respon
 _Fields = dict[str, Any]
 
 
-def output_of(run_items: Sequence[RunItem]) -> list[OutputItem]:
-    """What the response holds of the items that a run has added."""
+def output_of(result: RunResult, approvals: Approvals) -> list[OutputItem]:
+    """What the response holds of the items that a run has added, and of what it asks."""
     items = _Items()
+    run_items = approvals.new_items(result)
     for item in run_items:
         items.of_the_run(item)
-    return [OutputItem(**item) for item in items.output(run_items)]
+    sent = [*items.output(run_items), *approvals.requests(result)]
+    return [OutputItem(**item) for item in sent]
 
 
 async def as_one_response(
-    result: RunResultStreaming, response_id: str, custom_outputs: Callable[[], dict[str, Any]]
+    result: RunResultStreaming,
+    response_id: str,
+    custom_outputs: Callable[[], dict[str, Any]],
+    approvals: Approvals,
 ) -> AsyncGenerator[ResponsesAgentStreamEvent, None]:
     """The events of a run as those of one response, which ends as `output_of` has it.
 
@@ -56,6 +65,7 @@ async def as_one_response(
         response_id: The response's.
         custom_outputs: Makes those of the first event, of every item that is done, and of the last
             event: what is known at that time.
+        approvals: What the run was told and asks.
     """
     numbers = itertools.count()
     response: _Fields = {
@@ -70,10 +80,12 @@ async def as_one_response(
         "tools": [],
     }
 
+    waits: _Fields = {}  # for an approval, known at the end
+
     def numbered(event: _Fields) -> ResponsesAgentStreamEvent:
         event["sequence_number"] = next(numbers)
         if event["type"] in _WITH_CUSTOM_OUTPUTS:
-            event["custom_outputs"] = custom_outputs()
+            event["custom_outputs"] = custom_outputs() | waits
         return ResponsesAgentStreamEvent(**event)
 
     # It waits until the model answers: then the history has been read, and there is a stream.
@@ -91,10 +103,23 @@ async def as_one_response(
                 yield numbered(passed_on)
             waiting = []
     # Of a repeated call, say, the Runner tells twice and keeps one: in the end its list counts.
-    left = [event for item in result.new_items for event in items.of_the_run(item)]
-    response = response | {"status": "completed", "output": items.output(result.new_items)}
+    run_items = approvals.new_items(result)
+    left = [event for item in run_items for event in items.of_the_run(item)]
+    waits = approvals.custom_outputs(result)
+    asked = approvals.requests(result)
+    left += [event for request in asked for event in items.of_nobody(request)]
+    output = [*items.output(run_items), *asked]
+    response = response | {"status": "completed", "output": output}
     for last in (*waiting, *left, {"type": "response.completed", "response": response}):
         yield numbered(last)
+
+
+def is_for_the_end(event: ResponsesAgentStreamEvent) -> bool:
+    """Whether it tells of what has to be stored before somebody can build on it."""
+    if event.type == "response.completed":
+        return True
+    item = getattr(event, "item", None)
+    return isinstance(item, dict) and item.get("type") == REQUEST
 
 
 @asynccontextmanager
@@ -174,6 +199,10 @@ class _Items:
                 output = output | {"id": item.id}
         self._of_the_run[id(run_item)] = run_item, output
         return news
+
+    def of_nobody(self, fields: _Fields) -> list[_Fields]:
+        """An item that neither the model nor the run has, from added to done."""
+        return self._finished(_Item(fields), fields)
 
     def output(self, run_items: Sequence[RunItem]) -> list[_Fields]:
         """What is sent of items that were given to `of_the_run`."""

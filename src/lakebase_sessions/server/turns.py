@@ -21,7 +21,8 @@ from lakebase_sessions.conversation.history import merge
 from lakebase_sessions.conversation.records import TurnRecord
 from lakebase_sessions.errors import InvalidUser, LakebaseSessionsError
 from lakebase_sessions.factory import session_for
-from lakebase_sessions.server.events import as_one_response, output_of
+from lakebase_sessions.server.approvals import Approvals
+from lakebase_sessions.server.events import as_one_response, is_for_the_end, output_of
 from lakebase_sessions.server.titles import title_soon
 from lakebase_sessions.server.usage import configured, merges_itself, note_trace
 from lakebase_sessions.workspace.background import settled
@@ -99,10 +100,13 @@ async def invoke_turn(
     """
     turn = _Turn(request, user, lakebase, history_limit, run_kwargs, on_edit=on_edit)
     async with turn.conversation(atomic=atomic, on_busy=on_busy) as session:
-        result = await Runner.run(agent, turn.items, session=session, **turn.run_kwargs)
+        begin = await turn.approvals.begin(agent, session, turn.items)
+        result = await Runner.run(agent, begin, session=session, **turn.run_kwargs)
+        await turn.approvals.keep(result, session)
     turn.title(title_with)
     return ResponsesAgentResponse(
-        output=output_of(result.new_items), custom_outputs=turn.custom_outputs
+        output=output_of(result, turn.approvals),
+        custom_outputs=turn.custom_outputs | turn.approvals.custom_outputs(result),
     )
 
 
@@ -152,21 +156,28 @@ async def stream_turn(
     try:
         turn = _Turn(request, user, lakebase, history_limit, run_kwargs, on_edit=on_edit)
         async with turn.conversation(atomic=atomic, on_busy=on_busy) as session:
-            result = Runner.run_streamed(agent, turn.items, session=session, **turn.run_kwargs)
-            events = as_one_response(result, turn.response_id, lambda: turn.custom_outputs)
+            begin = await turn.approvals.begin(agent, session, turn.items)
+            result = Runner.run_streamed(agent, begin, session=session, **turn.run_kwargs)
+            events = as_one_response(
+                result, turn.response_id, lambda: turn.custom_outputs, turn.approvals
+            )
+            last: list[ResponsesAgentStreamEvent] = []
             try:
                 async for event in events:
-                    if event.type == "response.completed":
-                        break
-                    yield event
+                    if last or is_for_the_end(event):
+                        last.append(event)
+                    else:
+                        yield event
             finally:
                 await _settle(result, events)
+            await turn.approvals.keep(result, session)
         turn.title(title_with)
-        yield event  # only now it is stored
+        for event in last:  # only now it is stored
+            yield event
     except LakebaseSessionsError as error:
         logger.warning("The stream ends with %s: %s", error.code, error)
-        last: dict[str, Any] = {"type": "error", "code": error.code, "message": str(error)}
-        yield ResponsesAgentStreamEvent(**last)
+        said: dict[str, Any] = {"type": "error", "code": error.code, "message": str(error)}
+        yield ResponsesAgentStreamEvent(**said)
 
 
 def current_user(headers: Mapping[str, str] | None = None) -> str | None:
@@ -216,17 +227,16 @@ class _Turn:
             lakebase=lakebase,
             history_limit=history_limit,
         )
-        self.items: list[Any] = [item.model_dump(exclude_none=True) for item in request.input]
+        self.approvals = Approvals(request)
+        self.items: list[Any] = self.approvals.items
         config = run_kwargs.get("run_config")
         self.run_kwargs = run_kwargs | {
             "run_config": configured(config, self._merge, self._note_trace)
         }
-        self._edit = Edit.of(
-            self.items,
-            named_turn(request.custom_inputs),
-            on_edit,
-            compared=not merges_itself(config),
-        )
+        number = named_turn(request.custom_inputs)
+        self._edit = None  # who answers goes on with the turn that asks
+        if not self.approvals.is_answered:
+            self._edit = Edit.of(self.items, number, on_edit, compared=not merges_itself(config))
         self._record = TurnRecord()
         self._note_trace()
 

@@ -36,6 +36,7 @@ from lakebase_sessions.errors import (
 )
 
 if TYPE_CHECKING:
+    from databricks.sdk.service.agentkit import AgentKitAPI
     from databricks.sdk.service.database import DatabaseInstance
     from databricks.sdk.service.postgres import Endpoint
 
@@ -119,6 +120,21 @@ class Workspace:
         """Where this is logged in, and by which of the SDK's ways."""
         config = self._client.config
         return f"{config.host} by {config.auth_type}"
+
+    @property
+    def agent_kit(self) -> AgentKitAPI:
+        """The managed session stores.
+
+        Raises:
+            ConfigurationError: The databricks-sdk that is installed does not know them.
+        """
+        kit: AgentKitAPI | None = getattr(self._client, "agent_kit", None)
+        if kit is None:
+            raise ConfigurationError(
+                "Managed session stores need a newer databricks-sdk: "
+                "pip install 'databricks-sdk>=0.162'."
+            )
+        return kit
 
     def user_name(self) -> str:
         """The identity, which is also the name of its Postgres role."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import unicodedata
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from security.strategies import any_text
 
 from lakebase_sessions.cli import main
+from lakebase_sessions.cli.terminal import harmless
 from lakebase_sessions.errors import LakebaseSessionsError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_help_lists_the_commands() -> None:
@@ -88,3 +92,66 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_help_loads_few_modules() -> None:
+    """Of others click alone, and little of Python's own; time is not asserted."""
+    program = (
+        "import sys, click\n"
+        "before = set(sys.modules)\n"
+        "from lakebase_sessions.cli import main\n"
+        "for name in main.commands:\n"
+        "    main([name, '--help'], standalone_mode=False)\n"
+        "loaded = {each for each in set(sys.modules) - before if 'lakebase' not in each}\n"
+        "others = {each.partition('.')[0] for each in loaded} - sys.stdlib_module_names\n"
+        "assert others <= {'click'}, others\n"
+        "assert len(loaded) < 120, sorted(loaded)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+COMMANDS = [name for name in main.commands if name != "local"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_takes_the_same_place(name: str) -> None:
+    options = {option for param in main.commands[name].params for option in param.opts}
+    assert {"--lakebase", "--database", "--schema", "-p", "--profile"} <= options
+
+
+@pytest.mark.parametrize("name", list(main.commands))
+def test_every_command_is_documented_with_an_example(name: str) -> None:
+    page = (DOCS / "command_line.md").read_text()
+    assert f"`{name}`" in page
+    assert f"lakebase-sessions {name}" in page
+    if name not in ("doctor", "grant", "init"):
+        assert f"lakebase-sessions {name}" in (main.commands[name].help or "")
+
+
+@pytest.mark.parametrize("signalled", [KeyboardInterrupt, click.Abort])
+def test_ctrl_c_is_130(signalled: type[BaseException]) -> None:
+    @main.command("breaks")
+    def breaks() -> None:
+        raise signalled
+
+    try:
+        result = CliRunner().invoke(main, ["breaks"])
+    finally:
+        del main.commands["breaks"]
+    assert result.exit_code == 130
+    assert result.output == "\n"
+
+
+@given(any_text)
+def test_no_text_acts_on_a_terminal(text: str) -> None:
+    shown = harmless(text)
+    assert not any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in shown)
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]", shown)
+    shown.encode()
+
+
+def test_harmless_text_stays_as_it_is() -> None:
+    for text in ("plain", "Grüße, 日本語", "👩\u200d💻", "a\u200cb", "שלום"):
+        assert harmless(text) == text
+    assert harmless("a\x1b[31m\u202eb\n") == "a\\x1b[31m\\u202eb\\n"

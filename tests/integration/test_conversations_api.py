@@ -1,0 +1,285 @@
+"""The routes of conversations, called by OpenAI's official client."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from agents import Agent
+from fastapi import FastAPI
+from mlflow.genai.agent_server import AgentServer, get_request_headers, server
+from mlflow.types.responses import (
+    ResponsesAgentRequest,
+    ResponsesAgentResponse,
+    ResponsesAgentStreamEvent,
+)
+
+from lakebase_sessions import Lakebase, invoke_turn, stream_turn
+from lakebase_sessions.server.conversations import add_conversations
+from lakebase_sessions.testing import OfflineModel
+
+HELLO: Any = {"type": "message", "role": "user", "content": "Hello"}
+
+
+def who(headers: Mapping[str, str]) -> str | None:
+    return headers.get("x-user")
+
+
+def words(item: Any) -> str:
+    """The text of a message, of whichever of the client's many types."""
+    return str(item.content[0].text)
+
+
+@pytest.fixture
+def app(lakebase: Lakebase, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+    agent = Agent(name="Assistant", model=OfflineModel())
+
+    def caller() -> str | None:
+        return get_request_headers().get("x-user")
+
+    async def invoke(request: ResponsesAgentRequest) -> ResponsesAgentResponse:
+        return await invoke_turn(agent, request, user=caller, lakebase=lakebase)
+
+    async def stream(
+        request: ResponsesAgentRequest,
+    ) -> AsyncIterator[ResponsesAgentStreamEvent]:
+        async for event in stream_turn(agent, request, user=caller, lakebase=lakebase):
+            yield event
+
+    monkeypatch.setattr(server, "_invoke_function", invoke)
+    monkeypatch.setattr(server, "_stream_function", stream)
+    app = AgentServer("ResponsesAgent").app
+    add_conversations(app, user=who, lakebase=lakebase)
+    return app
+
+
+@pytest.fixture
+async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://agent", headers={"x-user": "mia"}
+    ) as http:
+        yield http
+
+
+@pytest.fixture
+def client(http: httpx.AsyncClient) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(
+        api_key="none", base_url="http://agent", http_client=http, max_retries=0
+    )
+
+
+async def test_a_conversation(client: openai.AsyncOpenAI) -> None:
+    made = await client.conversations.create(items=[HELLO], metadata={"topic": "travel"})
+    assert made.object == "conversation"
+    assert made.metadata == {"topic": "travel"}
+    assert await client.conversations.retrieve(made.id) == made
+    changed = await client.conversations.update(made.id, metadata={"topic": "food"})
+    assert changed.metadata == {"topic": "food"}
+    deleted = await client.conversations.delete(made.id)
+    assert deleted.deleted
+    assert deleted.object == "conversation.deleted"
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.conversations.retrieve(made.id)
+    assert caught.value.code == "conversation_not_found"
+    assert caught.value.type == "invalid_request_error"
+
+
+async def test_items(client: openai.AsyncOpenAI) -> None:
+    made = await client.conversations.create()
+    added = await client.conversations.items.create(
+        made.id, items=[HELLO, {"type": "message", "role": "assistant", "content": "Hi."}]
+    )
+    assert [item.type for item in added.data] == ["message", "message"]
+    assert added.first_id == added.data[0].id
+    newest = await client.conversations.items.list(made.id)
+    assert [item.id for item in newest.data] == [item.id for item in reversed(added.data)]
+    first = await client.conversations.items.retrieve(added.data[0].id, conversation_id=made.id)
+    assert first == added.data[0]
+    assert first.type == "message"
+    assert first.content[0].type == "input_text"
+    assert first.content[0].text == "Hello"
+    left = await client.conversations.items.delete(added.data[0].id, conversation_id=made.id)
+    assert left.id == made.id
+    assert [item.id async for item in client.conversations.items.list(made.id)] == [
+        added.data[1].id
+    ]
+    with pytest.raises(openai.NotFoundError):
+        await client.conversations.items.retrieve(added.data[0].id, conversation_id=made.id)
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_pages(client: openai.AsyncOpenAI, order: Any) -> None:
+    said: list[Any] = [HELLO | {"content": str(number)} for number in range(7)]
+    made = await client.conversations.create(items=said)
+    listed = client.conversations.items.list(made.id, limit=3, order=order)
+    found = [words(item) async for item in listed]
+    expected = [str(number) for number in range(7)]
+    assert found == (expected if order == "asc" else expected[::-1])
+
+
+async def test_another_users_is_not_found(
+    client: openai.AsyncOpenAI, http: httpx.AsyncClient
+) -> None:
+    made = await client.conversations.create(items=[HELLO])
+    item_id = (await client.conversations.items.list(made.id)).data[0].id
+    assert item_id
+    tom = client.with_options(default_headers={"x-user": "tom"})
+    for call in (
+        tom.conversations.retrieve(made.id),
+        tom.conversations.retrieve(f"mia:{made.id}"),
+        tom.conversations.update(made.id, metadata={}),
+        tom.conversations.delete(made.id),
+        tom.conversations.items.create(made.id, items=[HELLO]),
+        tom.conversations.items.retrieve(item_id, conversation_id=made.id),
+        tom.conversations.items.delete(item_id, conversation_id=made.id),
+    ):
+        with pytest.raises(openai.NotFoundError):
+            await call
+    with pytest.raises(openai.NotFoundError):
+        await tom.conversations.items.list(made.id)
+    for method, path in (
+        ("GET", "turns"),
+        ("GET", "usage"),
+        ("GET", "branches"),
+        ("GET", "branches/1/items"),
+        ("POST", "branches/1/restore"),
+        ("POST", "fork"),
+        ("POST", "rewind"),
+    ):
+        body = {"before_turn": 1} if path == "rewind" else None
+        answer = await http.request(
+            method, f"/conversations/{made.id}/{path}", json=body, headers={"x-user": "tom"}
+        )
+        assert answer.status_code == 404, path
+    assert await client.conversations.retrieve(made.id) == made
+    listed = (await http.get("/conversations", headers={"x-user": "tom"})).json()
+    assert listed["data"] == []
+
+
+async def test_what_a_side_bar_needs(client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
+    answer: Any = {"type": "message", "role": "assistant", "content": "Hi."}
+    made = await client.conversations.create(
+        items=[HELLO, answer, HELLO | {"content": "And now?"}, answer]
+    )
+    path = f"/conversations/{made.id}"
+    (listed,) = (await http.get("/conversations")).json()["data"]
+    assert (listed["id"], listed["preview"], listed["title"]) == (made.id, "Hello", None)
+    renamed = (await http.post(path, json={"title": "Greetings"})).json()
+    assert renamed["title"] == "Greetings"
+    turns = (await http.get(f"{path}/turns")).json()["data"]
+    assert [(turn["number"], turn["preview"], turn["items"]) for turn in turns] == [
+        (1, "Hello", 2),
+        (2, "And now?", 2),
+    ]
+    fork = (await http.post(f"{path}/fork", json={"before_turn": 2})).json()
+    assert (fork["items"], fork["forked_from"]) == (2, made.id)
+    stored = [item.id async for item in client.conversations.items.list(made.id, order="asc")]
+    rewound = (await http.post(f"{path}/rewind", json={"before_turn": 2})).json()
+    assert rewound["branch"]["items"] == 2
+    (branch,) = (await http.get(f"{path}/branches")).json()["data"]
+    assert (branch["after"], branch["first"]) == (stored[1], stored[2])
+    kept = (await http.get(f"{path}/branches/{branch['id']}/items")).json()["data"]
+    assert [item["id"] for item in kept] == stored[2:]
+    assert kept[0]["content"][0]["text"] == "And now?"
+    assert len([item async for item in client.conversations.items.list(made.id)]) == 2
+    await http.post(f"{path}/branches/{branch['id']}/restore")
+    assert len([item async for item in client.conversations.items.list(made.id)]) == 4
+    assert (await http.get(f"{path}/usage")).json()["requests"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "param"),
+    [
+        ("GET", "/conversations/x/items?limit=0", None, "limit"),
+        ("GET", "/conversations/x/items?limit=many", None, "limit"),
+        ("GET", "/conversations/x/items?order=up", None, "order"),
+        ("GET", "/conversations/x/items?include=secrets", None, "include"),
+        ("POST", "/conversations", {"metadata": {"a": 1}}, "metadata.a"),
+        ("POST", "/conversations", {"colour": "red"}, "colour"),
+        ("POST", "/conversations/x/items", {}, "items"),
+        ("POST", "/conversations/x/rewind", {}, "before_turn"),
+    ],
+)
+async def test_what_is_wrong_is_named(
+    http: httpx.AsyncClient, method: str, path: str, body: Any, param: str
+) -> None:
+    answer = await http.request(method, path, json=body)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+
+
+# --- what the client sends to the agent itself ---------------------------------------------------
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+async def test_a_response_in_a_conversation(client: openai.AsyncOpenAI, as_object: bool) -> None:
+    made = await client.conversations.create(items=[HELLO | {"content": "My name is Mia."}])
+    conversation: Any = {"id": made.id} if as_object else made.id
+    response = await client.responses.create(
+        model="agent", conversation=conversation, input="What is my name?"
+    )
+    assert "Mia" in response.output_text
+    said = [item async for item in client.conversations.items.list(made.id, order="asc")]
+    assert len(said) == 3
+
+
+async def test_a_streamed_response_in_a_conversation(client: openai.AsyncOpenAI) -> None:
+    made = await client.conversations.create(items=[HELLO | {"content": "My name is Mia."}])
+    events = [
+        event
+        async for event in await client.responses.create(
+            model="agent", conversation=made.id, input="What is my name?", stream=True
+        )
+    ]
+    assert events[0].type == "response.created"
+    assert events[-1].type == "response.completed"
+    assert "Mia" in events[-1].response.output_text
+
+
+async def test_one_of_conversation_and_previous_response(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.responses.create(
+            model="agent", conversation="x", previous_response_id="resp_1", input="Hi"
+        )
+    assert caught.value.param == "previous_response_id"
+
+
+async def test_a_previous_response_that_is_not_there(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.responses.create(model="agent", previous_response_id="resp_1", input="Hi")
+    assert caught.value.code == "previous_response_not_found"
+
+
+async def test_the_synchronous_client(app: FastAPI) -> None:
+    """Over a socket: it has no transport to an app in the same process."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    serving = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    task = asyncio.create_task(serving.serve([listener]))
+    try:
+        await asyncio.to_thread(_use, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    finally:
+        serving.should_exit = True
+        await task
+
+
+def _use(base_url: str) -> None:
+    with openai.OpenAI(
+        api_key="none", base_url=base_url, default_headers={"x-user": "mia"}, max_retries=0
+    ) as client:
+        made = client.conversations.create(items=[HELLO], metadata={"topic": "travel"})
+        assert client.conversations.retrieve(made.id) == made
+        assert client.conversations.update(made.id, metadata={}).metadata == {}
+        (item,) = client.conversations.items.create(made.id, items=[HELLO]).data
+        assert item.id
+        assert client.conversations.items.retrieve(item.id, conversation_id=made.id) == item
+        assert len(list(client.conversations.items.list(made.id, limit=1))) == 2
+        client.conversations.items.delete(item.id, conversation_id=made.id)
+        assert client.conversations.delete(made.id).deleted
