@@ -19,7 +19,7 @@ from openai.types.responses.response_usage import InputTokensDetails, OutputToke
 from lakebase_sessions.testing import OfflineModel
 
 GATE = Path("go")
-"""Whoever says "wait for me" gets an answer that waits, behind its first word, for this file."""
+"""An answer to "wait for me" waits, behind its first word, until there is this file."""
 
 
 class PacedModel(OfflineModel):
