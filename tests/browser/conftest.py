@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, sync_playwright
 from processes import environment, free_port, wait_until_it_serves
 
 from browser.page import ChatPage
@@ -124,9 +124,8 @@ class Somebody:
             **{"viewport": {"width": 1100, "height": 720}, "color_scheme": "light"} | options,
         )
         context.set_default_timeout(20_000)
-        context.on("console", lambda said: said.type == "error" and self._complain(said.text))
+        context.on("console", self._hear)
         context.on("weberror", lambda error: self._complain(str(error.error)))
-        context.on("dialog", lambda dialog: self._complain(f"a dialog: {dialog.message}"))
         self._contexts.append(context)
         return context
 
@@ -134,6 +133,10 @@ class Somebody:
         page = (context or self.window()).new_page()
         page.goto(address)
         return ChatPage(page)
+
+    def _hear(self, said: ConsoleMessage) -> None:
+        if said.type == "error":
+            self._complain(said.text)
 
     def _complain(self, text: str) -> None:
         if self.expects is None or self.expects not in text:

@@ -28,6 +28,8 @@ def test_the_whole_story(chat: ChatPage, somebody: Somebody, picture: Picture) -
     expect(called).to_contain_text('"city": "Rome"')
     expect(called).to_contain_text("It is sunny in Rome.")
     chat.say(ASKED[0])
+    expect(chat.log.get_by_text("204 tokens")).to_be_visible()
+    expect(chat.page.get_by_role("banner").get_by_text("408 tokens")).to_be_visible()
     everything = (*SF, "What is the weather in Rome?", "It is sunny in Rome.", *ASKED)
     chat.shows(*everything)
     chat.page.reload()
@@ -47,6 +49,14 @@ def test_the_list(chat: ChatPage) -> None:
     chat.say("My dog is Rex.")
     chat.lists("My dog is Rex.", SF[0])
     expect(chat.side.locator("[aria-current=page]")).to_have_text("My dog is Rex.")
+
+    chat.page.get_by_role("searchbox").fill("you live in sf")
+    chat.lists(SF[0])
+    chat.page.get_by_role("searchbox").fill("nobody said this")
+    chat.lists()
+    expect(chat.side).to_contain_text("Nothing here.")
+    chat.page.get_by_role("searchbox").fill("")
+    chat.lists("My dog is Rex.", SF[0])
 
     chat.button(f"Rename {SF[0]}").click()
     chat.page.get_by_role("textbox", name="Title").fill("Where I live")
