@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, expect, sync_playwright
 from processes import environment, free_port, wait_until_it_serves
 
 from browser.page import ChatPage
@@ -21,6 +21,10 @@ from lakebase_sessions.local import LocalLakebase
 
 CHAT_SERVER = Path(__file__).with_name("chat_server.py")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+WAIT_MILLISECONDS = 30_000
+"""The first answer of a server comes late on a busy machine."""
+expect.set_options(timeout=WAIT_MILLISECONDS)
 
 _users = itertools.count(1)
 
@@ -123,7 +127,7 @@ class Somebody:
             extra_http_headers={"X-Forwarded-User": self.name},
             **{"viewport": {"width": 1100, "height": 720}, "color_scheme": "light"} | options,
         )
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(WAIT_MILLISECONDS)
         context.on("console", self._hear)
         context.on("weberror", lambda error: self._complain(str(error.error)))
         self._contexts.append(context)
