@@ -29,7 +29,7 @@ def test_the_whole_story(chat: ChatPage, somebody: Somebody, picture: Picture) -
     expect(called).to_contain_text("It is sunny in Rome.")
     chat.say(ASKED[0])
     expect(chat.log.get_by_text("204 tokens")).to_be_visible()
-    expect(chat.page.get_by_role("banner").get_by_text("408 tokens")).to_be_visible()
+    expect(chat.page.get_by_text("408 tokens")).to_be_visible()
     everything = (*SF, "What is the weather in Rome?", "It is sunny in Rome.", *ASKED)
     chat.shows(*everything)
     chat.page.reload()
