@@ -170,6 +170,9 @@ async def test_what_a_side_bar_needs(client: openai.AsyncOpenAI, http: httpx.Asy
     path = f"/conversations/{made.id}"
     (listed,) = (await http.get("/conversations")).json()["data"]
     assert (listed["id"], listed["preview"], listed["title"]) == (made.id, "Hello", None)
+    for words, found in (("AND now", 1), ("hi", 1), ("nobody said this", 0)):
+        page = (await http.get("/conversations", params={"search": words})).json()
+        assert len(page["data"]) == found
     renamed = (await http.post(path, json={"title": "Greetings"})).json()
     assert renamed["title"] == "Greetings"
     turns = (await http.get(f"{path}/turns")).json()["data"]

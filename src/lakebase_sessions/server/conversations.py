@@ -185,9 +185,12 @@ class _Routes:
         limit: _Limit = 20,
         after: str | None = None,
         order: Literal["updated", "created"] = "updated",
+        search: str | None = None,
     ) -> ConversationList:
         user = self._user(request)
-        page = await self._store().page(user=user, order=order, limit=limit, after=after)
+        page = await self._store().page(
+            user=user, order=order, search=search, limit=limit, after=after
+        )
         data = [
             conversation_object(each, partial(_public, user=user)) for each in page.conversations
         ]
