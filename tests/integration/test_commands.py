@@ -77,6 +77,8 @@ def process() -> Iterator[Start]:
             started = subprocess.Popen(
                 [sys.executable, "-m", "lakebase_sessions", *arguments],
                 env=environment(dict(os.environ)),
+                # A shell's background jobs are started deaf to Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
                 **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
             )
             stack.enter_context(started)
