@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from importlib.metadata import version as version_of
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lakebase_sessions import errors
+from fastapi import FastAPI
+
+from lakebase_sessions import conversations_router, errors
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -31,8 +33,9 @@ suppress_warnings = ["ref.python"]  # a type's short name may be found in severa
 
 
 def setup(app: Sphinx) -> None:
-    """Have the page of the errors say what their classes say."""
+    """Have the pages of errors and routes say what the code says."""
     app.connect("source-read", _fill_in_errors)
+    app.connect("source-read", _fill_in_routes)
 
 
 def _fill_in_errors(_app: Sphinx, page: str, source: list[str]) -> None:
@@ -58,3 +61,71 @@ def _section(kind: type[errors.LakebaseSessionsError]) -> str:
 
 {cure}
 """
+
+
+def _fill_in_routes(_app: Sphinx, page: str, source: list[str]) -> None:
+    if page == "routes":
+        server = FastAPI()
+        server.include_router(conversations_router())
+        document = server.openapi()
+        source[0] += "\n".join(
+            _route(method, path, operation, document["components"]["schemas"])
+            for path, operations in document["paths"].items()
+            for method, operation in operations.items()
+        )
+
+
+def _route(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
+    """A section of an operation of the OpenAPI document."""
+    given = [
+        _field(each["name"], each["schema"], each.get("required"), each["in"])
+        for each in operation.get("parameters", [])
+    ]
+    if "requestBody" in operation:
+        body = _schema(operation["requestBody"]["content"]["application/json"]["schema"], schemas)
+        required = body.get("required", [])
+        given += [
+            _field(name, schema, name in required, "body")
+            for name, schema in body["properties"].items()
+        ]
+    answer = operation["responses"]["200"].get("content", {}).get("application/json", {})
+    fields = _schema(answer.get("schema", {}), schemas).get("properties", {})
+    lines = [f"## {operation['summary']}", f"`{method.upper()} {path}`"]
+    if given:
+        lines.append("\n".join(["| | in | type | |", "|---|---|---|---|", *given]))
+    if fields:
+        lines.append(f"Answers with {', '.join(f'`{name}`' for name in fields)}.")
+    return "\n\n".join(["", *lines, ""])
+
+
+def _schema(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """What it refers to; of several, the one that is not null."""
+    for choice in schema.get("anyOf", [schema]):
+        if "$ref" in choice:
+            found: dict[str, Any] = schemas[choice["$ref"].rpartition("/")[2]]
+            return found
+    return schema
+
+
+def _field(name: str, schema: dict[str, Any], required: object, place: str) -> str:
+    bounds = [f"{word} {schema[key]}" for key, word in _BOUNDS.items() if key in schema]
+    default = schema.get("default")
+    if required:
+        bounds.append("required")
+    elif default is not None:
+        bounds.append(f"default `{default}`")
+    return f"| `{name}` | {place} | {_type(schema)} | {', '.join(bounds)} |"
+
+
+_BOUNDS = {"minimum": "from", "maximum": "to"}
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        named = [_type(choice) for choice in schema["anyOf"] if choice.get("type") != "null"]
+        return " or ".join(named)
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("type") == "array":
+        return f"list of {_type(schema['items'])}"
+    return str(schema.get("type", "any"))

@@ -44,6 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "a superuser's DSN with port 5432. Default: container if a Docker engine answers, else "
         "embedded.",
     )
+    parser.addoption(
+        "--pictures", action="store_true", help="the browser tests write those of the docs anew"
+    )
 
 
 _servers = pytest.StashKey[ExitStack]()
@@ -108,7 +111,7 @@ def local(local_for_run: LocalLakebase) -> Iterator[LocalLakebase]:
 @pytest.fixture
 def empty_database(local: LocalLakebase) -> Iterator[str]:
     """A database without tables."""
-    name = f"lakebase_sessions_test_{os.getpid()}_{next(_numbers)}"
+    name = f"lakebase_sessions_test_{os.getpid()}_empty_{next(_numbers)}"
     local.create_database(name)
     yield name
     local.drop_database(name)

@@ -125,7 +125,7 @@ async def test_without_a_span_there_is_none(
     with mlflow.start_span(name="another"):
         pass
     answer = await invoke_turn(AGENT, ResponsesAgentRequest(**said("Hi", "s")), lakebase=lakebase)
-    assert answer.custom_outputs is not None
+    assert answer.custom_outputs
     assert "trace_id" not in answer.custom_outputs
     with admin(local, database) as connection:
         assert connection.execute("SELECT trace_id FROM agent_turns").fetchall() == [(None,)]
@@ -177,6 +177,7 @@ async def client(tracing: None, lakebase: Lakebase) -> AsyncIterator[httpx.Async
     server._invoke_function = server._stream_function = None
 
 
+@pytest.mark.long
 async def test_many_requests_at_once(
     client: httpx.AsyncClient, local: LocalLakebase, database: str
 ) -> None:
