@@ -24,6 +24,8 @@ html_theme = "furo"
 html_title = f"{project} {version}"
 html_static_path = ["static"]
 html_css_files = ["page.css"]
+html_js_files = ["page.js"]
+html_show_copyright = False
 
 default_role = "code"  # docstrings use single backticks for code
 autodoc_typehints = "signature"
@@ -32,13 +34,15 @@ python_use_unqualified_type_names = True
 napoleon_use_rtype = False
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+smartquotes_action = "qe"  # quotes and ellipses; `--yes` keeps its dashes
 suppress_warnings = ["ref.python"]  # a type's short name may be found in several places
 
 
 def setup(app: Sphinx) -> None:
-    """Have two pages say what the source says: of the errors, and of the modules."""
+    """Have three pages say what the source says: of errors, modules and commands."""
     app.connect("source-read", _fill_in_errors)
     app.connect("source-read", _fill_in_modules)
+    app.connect("sphinx-click-process-description", _show_examples)
 
 
 def _fill_in_errors(_app: Sphinx, page: str, source: list[str]) -> None:
@@ -85,3 +89,16 @@ def _fill_in_modules(_app: Sphinx, page: str, source: list[str]) -> None:
 def _first_sentence(path: Path) -> str:
     docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
     return docstring.partition("\n\n")[0].replace("\n", " ").removesuffix(".")
+
+
+def _show_examples(_app: Sphinx, _context: object, lines: list[str]) -> None:
+    """Have the examples of a command's help be code; sphinx-click makes them lines of a verse."""
+    shown: list[str] = []
+    for line in lines:
+        if line.startswith("| "):
+            if not shown or not shown[-1].startswith("   "):
+                shown += ["", ".. code-block:: console", ""]
+            shown.append(f"   {line[2:].strip()}")
+        else:
+            shown.append(line)
+    lines[:] = shown

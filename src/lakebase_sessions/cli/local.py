@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     help="Major version of PostgreSQL.",
 )
 def local(data: Path, port: int, postgres_version: str) -> None:
-    r"""Run a Lakebase on this machine until Ctrl-C.
+    """Run a Lakebase on this machine until Ctrl-C.
 
     Prints three lines to stdout, which lead any process to it:
 
