@@ -108,7 +108,7 @@ def local(local_for_run: LocalLakebase) -> Iterator[LocalLakebase]:
 @pytest.fixture
 def empty_database(local: LocalLakebase) -> Iterator[str]:
     """A database without tables."""
-    name = f"lakebase_sessions_test_{os.getpid()}_{next(_numbers)}"
+    name = f"lakebase_sessions_test_{os.getpid()}_empty_{next(_numbers)}"
     local.create_database(name)
     yield name
     local.drop_database(name)

@@ -19,7 +19,7 @@ from openai.types.responses.response_usage import InputTokensDetails, OutputToke
 from lakebase_sessions.testing import OfflineModel
 
 GATE = Path("go")
-"""Of whoever says "wait for me" the answer waits, after its first word, until there is this file."""
+"""Whoever says "wait for me" gets an answer that waits, behind its first word, for this file."""
 
 
 class PacedModel(OfflineModel):

@@ -17,6 +17,15 @@ from lakebase_sessions.local import LocalLakebase
 _numbers = itertools.count(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of them take long."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture
 def witness(local: LocalLakebase, database: str) -> Iterator[Witness]:
     """Postgres' own view of this test's database."""

@@ -246,6 +246,32 @@ class TestInit:
         assert json.loads(run(*command)) == told, "and again changes nothing"
         write(local, DEFAULT_USER, empty_database, "memory")
 
+    def test_with_what_searches_need(
+        self, environ: dict[str, str], local: LocalLakebase, empty_database: str
+    ) -> None:
+        """In a schema, and where the tables belong to a group."""
+        local.add_group("agents", [DEFAULT_USER])
+        for schema, owner in (("mine", []), ("ours", ["--owner", "agents"])):
+            command = ("init", "--database", empty_database, "--schema", schema, *owner)
+            before = json.loads(run(*command, "-o", "json"))["indexes"]
+            assert set(before.values()) == {"there"}
+            told = json.loads(run(*command, "--search", "-o", "json"))["indexes"]
+            assert told == {**before, "idx_agent_messages_said": "made"}
+            assert "idx_agent_messages_said is there" in run(*command, "--search")
+            write(local, DEFAULT_USER, empty_database, schema)
+
+    def test_on_tables_of_somebody_else(
+        self, environ: dict[str, str], local: LocalLakebase, database: str
+    ) -> None:
+        """What is missing is named, and nothing fails for it."""
+        with admin(local, database) as connection:
+            connection.execute("DROP INDEX idx_agent_sessions_user")
+            connection.execute("ALTER TABLE agent_sessions OWNER TO postgres")
+        told = json.loads(run("init", "--database", database, "-o", "json"))["indexes"]
+        assert told["idx_agent_sessions_user"] == "not owned"
+        said = CliRunner().invoke(main, ["init", "--database", database]).stderr
+        assert "'postgres', who owns the table, makes it with `lakebase-sessions init`" in said
+
     @pytest.mark.parametrize("schema", [None, "memory"])
     def test_for_a_group_that_one_is_in(
         self,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -410,3 +412,25 @@ async def test_a_cancelled_change_is_whole_or_absent(
     with pytest.raises(asyncio.CancelledError):
         await deleting
     assert await ids(lakebase) == []
+
+
+async def test_the_sql_of_the_docs(lakebase: Lakebase, local: LocalLakebase, database: str) -> None:
+    """As written, on whatever items there are."""
+    text = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
+    await lakebase.session("s", user="mia").add_items(
+        [
+            said("user", "\x00 \ud800 \\u0000 \\\\u"),
+            {"type": "function_call", "name": "f", "arguments": "\x00", "call_id": "c"},
+        ]
+    )
+    with admin(local, database) as connection:
+        connection.execute(
+            "INSERT INTO agent_messages (session_id, message_data) VALUES "
+            "('mia:s', ''), ('mia:s', '[1]'), ('mia:s', '{')"
+        )
+        users, calls = (
+            connection.execute(statement.encode()).fetchall()
+            for statement in re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+        )
+    assert [count for _, count in users] == [1]
+    assert calls == [("f", 1)]

@@ -92,6 +92,20 @@ async def test_nothing_privileged_runs_when_they_are_there(
         assert await lakebase.session("s").get_items() == [HELLO]
 
 
+async def test_one_to_whom_the_schema_is_closed_is_told_so(
+    local: LocalLakebase, empty_database: str
+) -> None:
+    """Postgres says that there is no schema, and means that there is none for them."""
+    local.add_user(READER, can_create=False)
+    with admin(local, empty_database) as connection:
+        connection.execute("CREATE SCHEMA closed")
+        connection.execute(f'GRANT CREATE ON DATABASE {empty_database} TO "{READER}"'.encode())
+    lakebase = made(local, empty_database, READER, schema="closed")
+    with pytest.raises(PermissionDenied, match="may not create the session tables"):
+        await lakebase.open()
+    await lakebase.close()
+
+
 @pytest.mark.parametrize("schema", [None, "memory"])
 async def test_one_who_may_not_create_is_told_what_to_do(
     local: LocalLakebase, empty_database: str, schema: str | None

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 import psycopg
 
-from lakebase_sessions.access.objects import role_exists
 from lakebase_sessions.errors import from_statement_error
 from lakebase_sessions.postgres import indexes
 from lakebase_sessions.workspace.place import quoted
@@ -35,31 +34,35 @@ async def make_indexes(site: Site, *, search: bool = False, owner: str | None = 
     Args:
         site: The Lakebase, and who asks.
         search: Also the one that leads to what was said.
-        owner: The role that owns the tables, where who asks may become it.
+        owner: The role that owns the tables, as for `make_tables`, which has been there before.
 
     Raises:
         LakebaseSessionsError: It was broken off; begun again, it does what is left.
     """
+    if owner in (None, site.user):
+        async with site.connection() as connection:
+            return await _make_all(connection, site, search=search)
     async with site.connection() as connection:
-        # It waits for whoever has a transaction open, and reads every row.
-        await connection.execute("SET statement_timeout = 0")
-        await connection.execute("SET lock_timeout = 0")
-        if owner is not None and await role_exists(connection, owner):
-            await _become(connection, owner)
-        wanted = (*indexes.LISTING, *((indexes.SEARCH,) if search else ()))
-        try:
-            return [await _make(connection, index) for index in wanted]
-        except psycopg.Error as error:
-            raise from_statement_error(
-                error, site.target.name, broken=connection.closed, writing=False
-            ) from error
+        cursor = await connection.execute("SELECT pg_has_role(%s::name, 'SET')", [owner])
+        row = await cursor.fetchone()
+        if row and row[0]:
+            await connection.execute(f"SET ROLE {quoted(str(owner))}".encode())
+            return await _make_all(connection, site, search=search)
+    async with site.connection(owner) as connection:  # as a member of a group in the workspace
+        return await _make_all(connection, site, search=search)
 
 
-async def _become(connection: Connection, owner: str) -> None:
-    cursor = await connection.execute("SELECT pg_has_role(%s::name, 'SET')", [owner])
-    row = await cursor.fetchone()
-    if row and row[0]:
-        await connection.execute(f"SET ROLE {quoted(owner)}".encode())
+async def _make_all(connection: Connection, site: Site, *, search: bool) -> list[Made]:
+    # It waits for whoever has a transaction open, and reads every row.
+    await connection.execute("SET statement_timeout = 0")
+    await connection.execute("SET lock_timeout = 0")
+    wanted = (*indexes.LISTING, *((indexes.SEARCH,) if search else ()))
+    try:
+        return [await _make(connection, index) for index in wanted]
+    except psycopg.Error as error:
+        raise from_statement_error(
+            error, site.target.name, broken=connection.closed, writing=False
+        ) from error
 
 
 async def _make(connection: Connection, index: indexes.Index) -> Made:

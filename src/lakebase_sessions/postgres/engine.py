@@ -234,12 +234,13 @@ class LoopEngine:
         create_schema = tables.CREATE_SCHEMA.format(schema=quoted(schema)) if schema else ""
         try:
             await self._run(tables.CREATE_ALL.format(lock=tables.LOCK, create_schema=create_schema))
-        except (PermissionDenied, DatabaseFailure) as error:
+        except (PermissionDenied, DatabaseFailure, TablesMissing) as error:
             # Somebody may have created them meanwhile, also without our lock: the upstream class.
             if await self._tables_exist():
                 return
-            if not isinstance(error, PermissionDenied):
+            if isinstance(error, DatabaseFailure):
                 raise
+            # TablesMissing: to somebody without USAGE there is no schema to make them in.
             raise PermissionDenied(
                 f"'{place.user}' may not create the session tables in {place.where}. To fix this, "
                 f"either: {GRANT_ACCESS}; or GRANT CREATE ON SCHEMA to it; or have the tables "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,7 +41,7 @@ from lakebase_sessions.server.api_objects import (
     turn_object,
 )
 from lakebase_sessions.server.failures import Refused, failure
-from lakebase_sessions.server.openai_requests import OpenAIRequests
+from lakebase_sessions.server.openai_requests import Caller, OpenAIRequests
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -52,9 +52,6 @@ if TYPE_CHECKING:
     from lakebase_sessions.conversation.session import LakebaseSession
     from lakebase_sessions.conversation.store import SessionStore
     from lakebase_sessions.lakebase import Lakebase
-
-Caller = str | Callable[[Mapping[str, str]], str | None] | None
-"""A user, or what says of a request's headers who it is: `current_user`."""
 
 
 def add_conversations(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lakebase_sessions.errors import LakebaseSessionsError
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from lakebase_sessions.lakebase import Lakebase
-    from lakebase_sessions.server.conversations import Caller
+
+Caller = str | Callable[[Mapping[str, str]], str | None] | None
+"""A user, or what says of a request's headers who it is: `current_user`."""
 
 PATHS = ("/responses", "/invocations")
 """Where MLflow's AgentServer takes requests."""
