@@ -39,6 +39,8 @@ RUN_ELSEWHERE = {
     ("testing", "python"): "tests/docs/test_new_user.py, as tests",
 }
 
+KNOWN = {"python", "sql", "json", "yaml", "ini", "sh", "bash", "console", "text", "diff"}
+
 pytestmark = pytest.mark.upstream_logs
 
 
@@ -243,9 +245,7 @@ def test_json(page: Path) -> None:
 def test_what_is_not_run_here_is_run_elsewhere_or_says_why() -> None:
     for page in PAGES:
         for language in re.findall(r"^ *```(\w+)$", page.read_text(), re.MULTILINE):
-            assert language in {"python", "sql", "json", "sh", "bash", "text", "diff", "yaml"} | {
-                "console"
-            }, f"{page.name}: nobody runs or reads {language} here"
+            assert language in KNOWN, f"{page.name}: nobody runs or reads {language} here"
 
 
 def test_the_bundle_of_the_page_is_the_example() -> None:

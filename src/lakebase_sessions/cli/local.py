@@ -53,7 +53,7 @@ def local(data: Path, port: int, postgres_version: str) -> None:
 
     \b
       lakebase-sessions local > local.env &
-      . ./local.env
+      . ./local.env    # once it says that it is running
 
     The token is another one at each start. Ctrl-C, SIGTERM and a closed terminal end it with
     exit code 0; the data stays in the folder. Needs `pip install 'lakebase-sessions[local]'`.
