@@ -55,7 +55,15 @@ def test_everything_works_as_printed(tmp_path: Path) -> None:
     [wheel] = wheels.glob("*.whl")
     done(["uv", "venv", "--quiet", "--python", sys.executable, ".venv"], folder, bare)
     python = folder / ".venv" / "bin" / "python"
-    install = ["uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
+    install: list[str | Path] = [
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--compile-bytecode",
+        "--python",
+        python,
+    ]
     done([*install, f"{wheel}[local]", "pytest", "pytest-asyncio"], folder, bare)
     bare["PATH"] = f"{python.parent}{os.pathsep}{bare['PATH']}"
 
