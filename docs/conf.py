@@ -6,10 +6,12 @@ import ast
 import inspect
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
 
 import lakebase_sessions
-from lakebase_sessions import errors
+from lakebase_sessions import conversations_router, errors
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -39,9 +41,10 @@ suppress_warnings = ["ref.python"]  # a type's short name may be found in severa
 
 
 def setup(app: Sphinx) -> None:
-    """Have three pages say what the source says: of errors, modules and commands."""
+    """Have pages say what the code says: of errors, modules, routes and commands."""
     app.connect("source-read", _fill_in_errors)
     app.connect("source-read", _fill_in_modules)
+    app.connect("source-read", _fill_in_routes)
     app.connect("sphinx-click-process-description", _show_examples)
 
 
@@ -102,3 +105,71 @@ def _show_examples(_app: Sphinx, _context: object, lines: list[str]) -> None:
         else:
             shown.append(line)
     lines[:] = shown
+
+
+def _fill_in_routes(_app: Sphinx, page: str, source: list[str]) -> None:
+    if page == "routes":
+        server = FastAPI()
+        server.include_router(conversations_router())
+        document = server.openapi()
+        source[0] += "\n".join(
+            _route(method, path, operation, document["components"]["schemas"])
+            for path, operations in document["paths"].items()
+            for method, operation in operations.items()
+        )
+
+
+def _route(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
+    """A section of an operation of the OpenAPI document."""
+    given = [
+        _field(each["name"], each["schema"], each.get("required"), each["in"])
+        for each in operation.get("parameters", [])
+    ]
+    if "requestBody" in operation:
+        body = _schema(operation["requestBody"]["content"]["application/json"]["schema"], schemas)
+        required = body.get("required", [])
+        given += [
+            _field(name, schema, name in required, "body")
+            for name, schema in body["properties"].items()
+        ]
+    answer = operation["responses"]["200"].get("content", {}).get("application/json", {})
+    fields = _schema(answer.get("schema", {}), schemas).get("properties", {})
+    lines = [f"## {operation['summary']}", f"`{method.upper()} {path}`"]
+    if given:
+        lines.append("\n".join(["| | in | type | |", "|---|---|---|---|", *given]))
+    if fields:
+        lines.append(f"Answers with {', '.join(f'`{name}`' for name in fields)}.")
+    return "\n\n".join(["", *lines, ""])
+
+
+def _schema(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """What it refers to; of several, the one that is not null."""
+    for choice in schema.get("anyOf", [schema]):
+        if "$ref" in choice:
+            found: dict[str, Any] = schemas[choice["$ref"].rpartition("/")[2]]
+            return found
+    return schema
+
+
+def _field(name: str, schema: dict[str, Any], required: object, place: str) -> str:
+    bounds = [f"{word} {schema[key]}" for key, word in _BOUNDS.items() if key in schema]
+    default = schema.get("default")
+    if required:
+        bounds.append("required")
+    elif default is not None:
+        bounds.append(f"default `{default}`")
+    return f"| `{name}` | {place} | {_type(schema)} | {', '.join(bounds)} |"
+
+
+_BOUNDS = {"minimum": "from", "maximum": "to"}
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        named = [_type(choice) for choice in schema["anyOf"] if choice.get("type") != "null"]
+        return " or ".join(named)
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("type") == "array":
+        return f"list of {_type(schema['items'])}"
+    return str(schema.get("type", "any"))

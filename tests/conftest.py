@@ -44,6 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "a superuser's DSN with port 5432. Default: container if a Docker engine answers, else "
         "embedded.",
     )
+    parser.addoption(
+        "--pictures", action="store_true", help="the browser tests write those of the docs anew"
+    )
 
 
 _servers = pytest.StashKey[ExitStack]()

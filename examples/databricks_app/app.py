@@ -1,4 +1,4 @@
-"""An agent that remembers, as a Databricks App: the agent, its two handlers, and the server.
+"""An agent that remembers, as a Databricks App: the agent, its two handlers, and a chat page.
 
     uv run app.py
 
@@ -28,8 +28,10 @@ from mlflow.types.responses import (
     ResponsesAgentResponse,
     ResponsesAgentStreamEvent,
 )
+from page import add_page
 
 from lakebase_sessions import (
+    add_conversations,
     add_error_handlers,
     current_user,
     default_lakebase,
@@ -82,6 +84,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 app = AgentServer("ResponsesAgent").app
 app.router.lifespan_context = lifespan
 add_error_handlers(app)
+add_conversations(app, user=current_user)
+add_page(app)
 
 
 def main() -> None:

@@ -41,6 +41,17 @@ RUN_ELSEWHERE = {
 
 KNOWN = {"python", "sql", "json", "yaml", "ini", "sh", "bash", "console", "text", "diff"}
 
+HANDLERS = """
+@invoke()
+async def invoke_handler(request):
+    return await invoke_turn(agent, request)
+
+@stream()
+async def stream_handler(request):
+    async for event in stream_turn(agent, request):
+        yield event
+"""
+
 pytestmark = pytest.mark.upstream_logs
 
 
@@ -122,8 +133,7 @@ async def setting(
         said: dict[str, Any] = {"input": [{"role": "user", "content": text}]}
         said |= {"custom_inputs": {"session_id": "trip-7"}}
         await lakebase_sessions.invoke_turn(agent, ResponsesAgentRequest.model_validate(said))
-    imported = ("current_user", "invoke_turn", "stream_turn", "session_for", "LakebaseUnavailable")
-    yield {name: getattr(lakebase_sessions, name) for name in imported} | {
+    yield {name: getattr(lakebase_sessions, name) for name in lakebase_sessions.__all__} | {
         "Agent": Agent,
         "Caller": SimpleNamespace,
         "LocalLakebase": LocalLakebase,
@@ -154,9 +164,10 @@ async def setting(
 async def test_python(
     page: Path, setting: dict[str, Any], handlers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import openai
     from mlflow.genai.agent_server import AgentServer, invoke, stream
 
-    names = setting | {"invoke": invoke, "stream": stream}
+    names = setting | {"AgentServer": AgentServer, "invoke": invoke, "stream": stream}
     for block in blocks(page, "python"):
         code = compile(
             "\n" * block.line + block.code,
@@ -165,16 +176,14 @@ async def test_python(
             ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
             dont_inherit=True,
         )
-        serving = handlers._stream_function is not None
         handlers._invoke_function = None
-        if "OpenAI(" in block.code and serving:
+        if "OpenAI(" in block.code:
             # The client and the server are real; what lies between is not a network.
-            import openai
-
-            client = client_of(AgentServer("ResponsesAgent").app)
-            monkeypatch.setattr(
-                openai, "OpenAI", functools.partial(openai.OpenAI, http_client=client)
-            )
+            if handlers._stream_function is None:
+                exec(HANDLERS, names)
+            served = client_of(names.get("app") or AgentServer("ResponsesAgent").app)
+            names["OpenAI"] = functools.partial(openai.OpenAI, http_client=served)
+            monkeypatch.setattr(openai, "OpenAI", names["OpenAI"])
         else:
             handlers._stream_function = None
         if code.co_flags & inspect.CO_COROUTINE:
@@ -182,7 +191,7 @@ async def test_python(
         else:
             await asyncio.to_thread(run, code, names)
         await ask_the_handlers(handlers, names)
-    if "app" in names and hasattr(names["app"], "router"):
+    if page.stem == "fastapi":
         with client_of(names["app"]) as client:
             first = client.post("/chat", json={"text": "Hello, I live in SF!"}).json()
             again = {"text": "Where do I live?", "session_id": first["session_id"]}

@@ -34,6 +34,8 @@ from lakebase_sessions import (
 )
 from lakebase_sessions.local import LocalLakebase
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _quiet() -> None:

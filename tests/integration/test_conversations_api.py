@@ -20,7 +20,7 @@ from mlflow.types.responses import (
     ResponsesAgentStreamEvent,
 )
 
-from lakebase_sessions import Lakebase, invoke_turn, stream_turn
+from lakebase_sessions import Lakebase, invoke_turn, load_conversations, stream_turn
 from lakebase_sessions.server.conversations import add_conversations
 from lakebase_sessions.testing import OfflineModel
 
@@ -170,6 +170,9 @@ async def test_what_a_side_bar_needs(client: openai.AsyncOpenAI, http: httpx.Asy
     path = f"/conversations/{made.id}"
     (listed,) = (await http.get("/conversations")).json()["data"]
     assert (listed["id"], listed["preview"], listed["title"]) == (made.id, "Hello", None)
+    for words, found in (("AND now", 1), ("hi", 1), ("nobody said this", 0)):
+        page = (await http.get("/conversations", params={"search": words})).json()
+        assert len(page["data"]) == found
     renamed = (await http.post(path, json={"title": "Greetings"})).json()
     assert renamed["title"] == "Greetings"
     turns = (await http.get(f"{path}/turns")).json()["data"]
@@ -214,6 +217,22 @@ async def test_what_is_wrong_is_named(
     error = answer.json()["error"]
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
+
+
+async def test_an_export_can_be_loaded(
+    client: openai.AsyncOpenAI, http: httpx.AsyncClient, lakebase: Lakebase
+) -> None:
+    made = await client.conversations.create(items=[HELLO], metadata={"topic": "travel"})
+    other = await client.conversations.create(items=[HELLO])
+    answer = await http.get(f"/conversations/{made.id}/export")
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    assert other.id not in answer.text
+    await client.conversations.delete(made.id)
+    loaded = [done async for done in load_conversations(lakebase, [answer.content])]
+    assert loaded[-1].conversations == 1
+    assert await client.conversations.retrieve(made.id) == made
+    refused = await http.get(f"/conversations/{made.id}/export", headers={"x-user": "tom"})
+    assert refused.status_code == 404
 
 
 # --- what the client sends to the agent itself ---------------------------------------------------

@@ -99,6 +99,15 @@ def test_the_project_needs_this_package_alone() -> None:
     assert project["requires-python"] == ours["requires-python"]
 
 
+def test_its_page_is_that_of_the_chat_example() -> None:
+    """The folder is copied out and deployed alone, so it has a copy."""
+    chat = EXAMPLES / "chat"
+    names = sorted(path.relative_to(chat) for path in chat.glob("static/*"))
+    assert sorted(path.relative_to(APP) for path in APP.glob("static/*")) == names
+    for name in (Path("page.py"), *names):
+        assert (APP / name).read_bytes() == (chat / name).read_bytes(), name
+
+
 def test_the_app_with_the_variables_of_the_platform(
     local: LocalLakebase, database: str, empty_database: str, tmp_path: Path
 ) -> None:
@@ -121,6 +130,7 @@ def test_the_app_with_the_variables_of_the_platform(
             with httpx.Client(base_url=url, timeout=60) as client:
                 session_id = two_turns_that_remember(client)
                 nobody_is_refused(client)
+                a_page_and_a_list(client)
             assert stored_in(local, name) == {session_id}
 
 
@@ -152,6 +162,14 @@ def nobody_is_refused(client: httpx.Client) -> None:
         assert refused.status_code == 400
         assert refused.json()["error"]["code"] == "invalid_user"
         assert "no X-Forwarded-User header" in refused.text
+
+
+def a_page_and_a_list(client: httpx.Client) -> None:
+    """The page is for everybody whom the platform lets through, the list each user's own."""
+    assert "<title>Chat</title>" in client.get("/").text
+    listed = client.get("/conversations", headers={"X-Forwarded-User": "mia@example.com"})
+    assert [each["preview"] for each in listed.json()["data"]] == ["Hello, I live in SF!"]
+    assert client.get("/conversations").json()["error"]["code"] == "invalid_user"
 
 
 def asking(text: str, session_id: str | None = None) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from lakebase_sessions import Lakebase, invoke_turn, stream_turn
 from lakebase_sessions.testing import OfflineModel
 from lakebase_sessions.testing import model as offline_model
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def mlflow_types() -> Any:

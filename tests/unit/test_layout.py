@@ -12,9 +12,18 @@ import pytest
 import lakebase_sessions
 
 PACKAGE = Path(lakebase_sessions.__file__).parent
-ORDER = ("server", "factory", "lakebase", "conversation", "postgres", "workspace", "errors")
+ORDER = (
+    "server",
+    "factory",
+    "lakebase",
+    "transfer",
+    "conversation",
+    "postgres",
+    "workspace",
+    "errors",
+)
 """Each may import those behind it, and itself."""
-BESIDE = ("local", "cli", "doctor", "access", "testing", "transfer")
+BESIDE = ("local", "cli", "doctor", "access", "testing")
 """May import anything of the way; nobody on the way imports them."""
 
 MODULES = {

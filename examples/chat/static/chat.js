@@ -161,11 +161,11 @@ async function say(input, { turn, approvals } = {}) {
     await attempt(side.list);
     return;
   }
-  busy();
   if (failed && failed.name !== "AbortError") {
     notice(failed instanceof Failure ? failed.message : "The answer broke off. What is shown is what was stored.");
   }
   await reload(id);
+  busy(); // only now there is what one can build on
   const words = input.map((item) => (typeof item.content === "string" ? item.content : "")).join("\n");
   // What is not stored anywhere is not lost.
   if (failed && !$("message").value && words && ![...$("log").querySelectorAll(".mine")].some((each) => each.textContent === words)) {

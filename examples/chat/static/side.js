@@ -19,7 +19,7 @@ export async function list({ further = false } = {}) {
   else $("conversations").replaceChildren(...rows);
   next = page.next;
   $("more").hidden = !next;
-  $("none").hidden = $("conversations").children.length > 0;
+  $("none").hidden = $("conversations").children.length > 0 || Boolean(next);
   mark(current);
 }
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import StreamingResponse
 
 from lakebase_sessions.conversation.item_pages import (
     add_numbered,
@@ -42,6 +43,7 @@ from lakebase_sessions.server.api_objects import (
 )
 from lakebase_sessions.server.failures import Refused, failure
 from lakebase_sessions.server.openai_requests import Caller, OpenAIRequests
+from lakebase_sessions.transfer.export import export_conversations
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -103,6 +105,7 @@ def conversations_router(*, user: Caller = None, lakebase: Lakebase | None = Non
         ("/{conversation_id}/items/{item_id}", "DELETE", routes.delete_item, "Delete an item"),
         ("/{conversation_id}/turns", "GET", routes.turns, "List turns, with their usage"),
         ("/{conversation_id}/usage", "GET", routes.usage, "What all runs have used"),
+        ("/{conversation_id}/export", "GET", routes.export, "Export as JSON Lines"),
         ("/{conversation_id}/fork", "POST", routes.fork, "Copy into a new conversation"),
         ("/{conversation_id}/rewind", "POST", routes.rewind, "Go back to before a turn"),
         ("/{conversation_id}/branches", "GET", routes.branches, "List what was taken out"),
@@ -185,9 +188,12 @@ class _Routes:
         limit: _Limit = 20,
         after: str | None = None,
         order: Literal["updated", "created"] = "updated",
+        search: str | None = None,
     ) -> ConversationList:
         user = self._user(request)
-        page = await self._store().page(user=user, order=order, limit=limit, after=after)
+        page = await self._store().page(
+            user=user, order=order, search=search, limit=limit, after=after
+        )
         data = [
             conversation_object(each, partial(_public, user=user)) for each in page.conversations
         ]
@@ -265,6 +271,12 @@ class _Routes:
     async def usage(self, request: Request, conversation_id: str) -> ConversationUsage:
         session = await self._there(request, conversation_id)
         return conversation_usage(await session.usage())
+
+    async def export(self, request: Request, conversation_id: str) -> StreamingResponse:
+        session = await self._there(request, conversation_id)
+        lakebase = self._lakebase or default_lakebase()
+        lines = export_conversations(lakebase, session_ids=[session.session_id])
+        return StreamingResponse(lines, media_type="application/x-ndjson")
 
     async def fork(
         self, request: Request, conversation_id: str, body: _Fork | None = None

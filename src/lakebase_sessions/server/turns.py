@@ -105,6 +105,7 @@ async def invoke_turn(
         await turn.approvals.keep(result, session)
     turn.title(title_with)
     return ResponsesAgentResponse(
+        id=turn.response_id,
         output=output_of(result, turn.approvals),
         custom_outputs=turn.custom_outputs | turn.approvals.custom_outputs(result),
     )

@@ -1,0 +1,309 @@
+// The conversation that is shown, and what is said in it.
+
+import { Failure, allItems, answer, call, path } from "./api.js";
+import { $, attempt, button, element, narrow, notice } from "./page.js";
+import * as side from "./side.js";
+import { approval, drawTurn, said, show as showItem, wordsOf } from "./turns.js";
+
+const state = {
+  id: null, // of the conversation that is shown
+  turns: [],
+  branches: [],
+  drawn: "", // what tells whether there is something new
+};
+const runs = new Map(); // by conversation: the answers that are coming
+
+// --- what is stored -----------------------------------------------------------------------------
+
+function go(id) {
+  side.openSide(false);
+  history.pushState(null, "", id ? `#${encodeURIComponent(id)}` : location.pathname);
+  open(id);
+}
+
+const idInAddress = () => {
+  try {
+    return decodeURIComponent(location.hash.slice(1)) || null;
+  } catch {
+    return null;
+  }
+};
+
+async function open(id) {
+  state.id = id;
+  notice();
+  side.mark(id);
+  busy();
+  $("used").textContent = "";
+  if (runs.has(id)) $("log").replaceChildren(...runs.get(id).shown); // it has gone on meanwhile
+  else if (id) await attempt(() => load(id));
+  else draw([]);
+  if (!narrow.matches) $("message").focus();
+}
+
+async function load(id, { ifNew = false } = {}) {
+  let items = [], turns = [], branches = [], used = 0;
+  try {
+    const all = await Promise.all([
+      allItems(id),
+      call("GET", path(id, "/turns")),
+      call("GET", path(id, "/branches")),
+      call("GET", path(id, "/usage")),
+    ]);
+    [items, turns, branches, used] = [all[0], all[1].data, all[2].data, all[3].total_tokens];
+  } catch (error) {
+    if (error.status !== 404) throw error; // else nothing was said yet
+  }
+  if (state.id !== id || runs.has(id)) return;
+  const drawn = JSON.stringify([items.map((item) => item.id), turns.map((turn) => turn.status), branches]);
+  if (ifNew && drawn === state.drawn) return;
+  state.drawn = drawn;
+  Object.assign(state, { turns, branches });
+  $("used").textContent = used ? `${used.toLocaleString()} tokens` : "";
+  draw(items);
+}
+
+function draw(items) {
+  if (items.length === 0) {
+    Object.assign(state, { turns: [], branches: [] });
+  }
+  const counted = state.turns.reduce((sum, turn) => sum + turn.items, 0);
+  let at = Math.max(items.length - counted, 0);
+  const parts = at > 0 ? [drawTurn(null, items.slice(0, at), {})] : [];
+  for (const turn of state.turns) {
+    const before = items[at - 1]?.id ?? null;
+    const own = items.slice(at, at + turn.items);
+    parts.push(drawTurn(turn, own, { before, branches: state.branches, handlers: { edit, regenerate, restore } }));
+    at += turn.items;
+  }
+  if (parts.length === 0) {
+    parts.push(element("p", { class: "turn empty quiet", text: "Say something. The agent remembers, on any worker, after any restart." }));
+  }
+  $("log").replaceChildren(...parts);
+  drawApprovals();
+  toEnd();
+}
+
+async function restore(branch) {
+  const id = state.id;
+  if (runs.has(id)) return;
+  await attempt(() => call("POST", path(id, `/branches/${branch}/restore`)));
+  await reload(id);
+}
+
+// A failure that is shown stays, whatever works again by now.
+async function reload(id) {
+  const shown = $("notice").textContent;
+  await attempt(() => Promise.all([load(id), side.list()]));
+  if (shown) notice(shown);
+}
+
+// --- what waits for somebody's yes: the server tells once, in the answer that asks ----------------
+
+const approvalsKey = (id) => `approvals ${id}`;
+const forgetApprovals = (id) => localStorage.removeItem(approvalsKey(id));
+const approvalsOf = (id) => JSON.parse(localStorage.getItem(approvalsKey(id)) ?? "[]");
+
+function keepApprovals(id, approvals) {
+  if (approvals?.length) localStorage.setItem(approvalsKey(id), JSON.stringify(approvals));
+  else forgetApprovals(id);
+}
+
+function drawApprovals() {
+  if (state.turns.at(-1)?.status !== "waiting") return;
+  const known = approvalsOf(state.id);
+  const tools = $("log").lastElementChild.lastElementChild;
+  for (const each of known) {
+    tools.before(approval(each, (yes) => say([], { approvals: { [each.id]: yes } })));
+  }
+  if (known.length === 0) {
+    tools.before(element("p", { class: "quiet", text: "A tool waits for an approval that was asked for elsewhere. Saying something else declines it." }));
+  }
+}
+
+// --- saying something ---------------------------------------------------------------------------
+
+// An id of the page's own: it is known before the answer begins, also if that never does.
+const newId = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+async function say(input, { turn, approvals } = {}) {
+  const id = state.id ?? newId();
+  if (runs.has(id)) return;
+  notice();
+  if (state.id === null) {
+    state.id = id;
+    history.replaceState(null, "", `#${id}`);
+    side.mark(id);
+  }
+  const part = begun(input, turn, approvals);
+  const run = { abort: new AbortController(), part, items: new Map(), shown: [...$("log").children] };
+  runs.set(id, run);
+  busy();
+  let failed, completed;
+  try {
+    const customInputs = { session_id: id };
+    if (turn !== undefined) customInputs.turn = turn;
+    if (approvals !== undefined) customInputs.approvals = approvals;
+    for await (const event of answer(input, customInputs, run.abort.signal)) {
+      follow(run, event);
+      if (event.type !== "response.completed") continue;
+      completed = true;
+      keepApprovals(id, event.custom_outputs?.approvals);
+    }
+    if (!completed) throw new Error("cut off");
+  } catch (error) {
+    failed = error;
+    if (error.code === "approval_not_found") forgetApprovals(id);
+  }
+  runs.delete(id);
+  if (state.id !== id) {
+    await attempt(side.list);
+    return;
+  }
+  if (failed && failed.name !== "AbortError") {
+    notice(failed instanceof Failure ? failed.message : "The answer broke off. What is shown is what was stored.");
+  }
+  await reload(id);
+  busy(); // only now there is what one can build on
+  const words = input.map((item) => (typeof item.content === "string" ? item.content : "")).join("\n");
+  // What is not stored anywhere is not lost.
+  if (failed && !$("message").value && words && ![...$("log").querySelectorAll(".mine")].some((each) => each.textContent === words)) {
+    $("message").value = words;
+    fit();
+  }
+  if (!narrow.matches) $("message").focus();
+}
+
+function busy() {
+  const is = runs.has(state.id);
+  $("send").hidden = is;
+  $("stop").hidden = !is;
+  $("log").setAttribute("aria-busy", String(is));
+}
+
+// The turn as it will be. What it replaces is not shown any more.
+function begun(input, turn, approvals) {
+  $("log").querySelector(".empty")?.remove();
+  if (turn !== undefined) {
+    const gone = state.turns.filter((each) => each.number >= turn).length;
+    for (const part of [...$("log").children].slice($("log").children.length - gone)) part.remove();
+  }
+  for (const card of $("log").querySelectorAll(".approval")) card.remove();
+  const part = approvals ? $("log").lastElementChild : element("section", { class: "turn" });
+  part.querySelector(".of-answer")?.remove();
+  for (const { content } of input) {
+    part.append(...said({ role: "user", content: typeof content === "string" ? [{ text: content }] : content }));
+  }
+  $("log").append(part);
+  toEnd();
+  return part;
+}
+
+function follow({ part, items }, event) {
+  const atEnd = part.isConnected && isAtEnd();
+  if (event.type === "response.output_text.delta") {
+    if (!items.has(event.item_id)) {
+      const made = said({ role: "assistant" }, { busy: true });
+      items.set(event.item_id, made[1]);
+      part.append(...made);
+    }
+    items.get(event.item_id).append(event.delta);
+  } else if (event.type === "response.output_item.done") {
+    const streamed = items.get(event.item.id);
+    if (streamed) {
+      streamed.textContent = wordsOf(event.item);
+      streamed.classList.remove("busy");
+    } else {
+      showItem(part, event.item);
+    }
+  }
+  if (atEnd) toEnd();
+}
+
+const regenerate = (turn, mine) =>
+  say(mine.map(({ content }) => ({ role: "user", content })), { turn: turn.number });
+
+function edit(turn, mine, part) {
+  const shown = [...part.querySelectorAll(".mine, .of-mine")];
+  const text = element("textarea", { "aria-label": "Edit the message", dir: "auto" });
+  text.value = mine.map(wordsOf).join("\n");
+  const cancel = () => {
+    form.replaceWith(...shown);
+    shown.at(-1).querySelector("button").focus();
+  };
+  const form = element("form", { class: "edit mine" }, text,
+    element("div", { class: "tools of-mine" },
+      button("Cancel", cancel), element("button", { class: "primary", text: "Send" })));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const words = text.value.trim();
+    if (words) say([{ role: "user", content: words }], { turn: turn.number });
+  });
+  text.addEventListener("keydown", sendOnEnter(form));
+  text.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") cancel();
+  });
+  shown[0].replaceWith(form);
+  for (const other of shown.slice(1)) other.remove();
+  text.focus();
+}
+
+const isAtEnd = () => $("log").scrollHeight - $("log").scrollTop - $("log").clientHeight < 80;
+const toEnd = () => $("log").scrollTo({ top: $("log").scrollHeight });
+
+const sendOnEnter = (form) => (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    form.requestSubmit();
+  }
+};
+
+function fit() {
+  $("message").style.height = "auto";
+  $("message").style.height = `${$("message").scrollHeight + 2}px`;
+}
+
+// --- the page -----------------------------------------------------------------------------------
+
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const words = $("message").value.trim();
+  if (!words || runs.has(state.id)) return;
+  $("message").value = "";
+  fit();
+  say([{ role: "user", content: words }]);
+});
+$("message").addEventListener("keydown", sendOnEnter($("composer")));
+$("message").addEventListener("input", fit);
+$("stop").addEventListener("click", () => runs.get(state.id)?.abort.abort());
+$("new").addEventListener("click", () => go(null));
+$("ask-no").addEventListener("click", () => $("ask").close());
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !$("ask").open) runs.get(state.id)?.abort.abort();
+});
+$("theme").addEventListener("click", () => {
+  const root = document.documentElement;
+  const { theme = window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light" } = root.dataset;
+  root.dataset.theme = theme === "dark" ? "light" : "dark";
+  localStorage.setItem("theme", root.dataset.theme);
+});
+const theme = localStorage.getItem("theme");
+if (theme) document.documentElement.dataset.theme = theme;
+
+side.begin({
+  open: go,
+  deleted(id) {
+    forgetApprovals(id);
+    runs.get(id)?.abort.abort();
+    if (id === state.id) go(null);
+  },
+});
+window.addEventListener("popstate", () => open(idInAddress()));
+// Somebody may have gone on in another tab.
+window.addEventListener("focus", () => {
+  if (runs.has(state.id) || document.querySelector(".edit")) return;
+  attempt(() => Promise.all([side.list(), state.id && load(state.id, { ifNew: true })]));
+});
+await attempt(side.list);
+await open(idInAddress());
