@@ -7,15 +7,19 @@ import itertools
 import random
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import pytest
-from agents import Agent, Runner, set_tracing_disabled
+from agents import Agent, Runner, function_tool, set_tracing_disabled
 from conftest import admin
 from faults.backends import blocked
 from processes import Fork
 from proxy import Proxy
+from refusing_model import RefusingModel
+from scripted_model import ScriptedModel, call
+from till import Chat, Till, asked
 
 from lakebase_sessions import (
     ConfigurationError,
@@ -390,6 +394,41 @@ async def test_deleting_a_conversation_deletes_its_claim(
         assert claims_in(local, database) == []
 
 
+@pytest.mark.parametrize("all_of_the_user", [False, True], ids=["delete", "delete_user"])
+async def test_so_does_the_store(
+    lakebase: Lakebase, local: LocalLakebase, database: str, all_of_the_user: bool
+) -> None:
+    """An id has the user's name in it."""
+    mine = lakebase.session("s", user="mia")
+    other = lakebase.session("s", user="noah")
+    for session in (mine, other):
+        await session.add_items([said("user", "0")])
+    async with mine.turn(on_busy="refuse") as turn, other.turn(on_busy="refuse") as theirs:
+        await turn.get_items()
+        await theirs.get_items()
+        if all_of_the_user:
+            async with lakebase.session("new", user="mia").turn(on_busy="refuse") as new:
+                await new.get_items()  # a conversation that is not there yet
+                assert len(claims_in(local, database)) == 3
+                assert await lakebase.store.delete_user("mia") == 1
+                assert len(claims_in(local, database)) == 1
+        else:
+            await lakebase.store.delete("s", user="mia")
+        assert len(claims_in(local, database)) == 1
+
+
+async def test_pruning_a_conversation_deletes_its_claim(
+    lakebase: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    session = lakebase.session("s")
+    await session.add_items([said("user", "0")])
+    async with session.turn(on_busy="refuse") as turn:
+        await turn.get_items()
+        async for _ in lakebase.store.prune(older_than=timedelta(0)):
+            pass
+        assert claims_in(local, database) == []
+
+
 async def test_a_turn_that_clears_its_conversation_keeps_the_claim(
     lakebase: Lakebase, local: LocalLakebase, database: str
 ) -> None:
@@ -581,3 +620,79 @@ async def test_a_stream_is_refused_before_its_first_event(
     assert (await first)[-1].type == "response.completed"
     assert model.calls == 1
     assert claims_in(local, database) == []
+
+
+PAY: Any = [said("user", "Make the payment for Mia.")]
+
+
+async def test_an_answer_waits_for_nobody_who_was_refused(lakebase: Lakebase) -> None:
+    """While another turn is under way nobody takes the answer, and it counts afterwards."""
+    till = Till()
+    chat = Chat(lakebase, streamed=False, atomic=False, options={"on_busy": "refuse"})
+    [waits] = asked(await chat(till.agent(), PAY))
+    async with lakebase.session("s").turn(on_busy="refuse") as other:
+        await other.get_items()
+        with pytest.raises(ConversationBusy):
+            await chat(till.agent(), approvals={waits["id"]: True})
+    assert till.paid == []
+    await chat(till.agent(), approvals={waits["id"]: True})
+    assert till.paid == ["Mia"]
+
+
+@pytest.mark.parametrize("atomic", [False, True], ids=["plain", "atomic"])
+async def test_an_answer_that_is_under_way_keeps_others_out(
+    lakebase: Lakebase, local: LocalLakebase, database: str, atomic: bool
+) -> None:
+    session = lakebase.session("s")
+    busy = []
+
+    @function_tool(needs_approval=True)
+    async def make_payment(to: str) -> str:
+        async with session.turn(on_busy="refuse") as other:
+            try:
+                await other.get_items()
+            except ConversationBusy as error:
+                busy.append(error)
+        return f"Paid {to}."
+
+    agent = Agent(name="A", model=RefusingModel(), tools=[make_payment])
+    chat = Chat(lakebase, streamed=False, atomic=atomic, options={"on_busy": "refuse"})
+    [waits] = asked(await chat(agent, PAY))
+    await chat(agent, approvals={waits["id"]: True})
+    assert len(busy) == 1
+    assert claims_in(local, database) == []
+
+
+@pytest.mark.parametrize("on_edit", ["rewind", "fork"])
+@pytest.mark.parametrize("atomic", [False, True], ids=["plain", "atomic"])
+async def test_an_edit_claims_and_gives_up(
+    lakebase: Lakebase, local: LocalLakebase, database: str, on_edit: Any, atomic: bool
+) -> None:
+    session = lakebase.session("s")
+    busy = []
+
+    @function_tool
+    async def look_up() -> str:
+        async with session.turn(on_busy="refuse") as other:
+            try:
+                await other.get_items()
+            except ConversationBusy as error:
+                busy.append(error)
+        return "found"
+
+    def agent() -> Agent[Any]:
+        return Agent(name="A", model=ScriptedModel([call("look_up")]), tools=[look_up])
+
+    options: dict[str, Any] = {"on_busy": "wait", "on_edit": on_edit}
+    chat = Chat(lakebase, streamed=False, atomic=atomic, options=options)
+    for number in (1, 2):
+        await chat(agent(), [said("user", f"Question {number}")])
+    resent = [said("user", "Question 1"), said("assistant", "Done."), said("user", "Edited")]
+    by_content = [item for item in await session.get_items() if "role" in item]
+    resent[1] = by_content[1]
+    again: Any = {"turn": 1}
+    for items, custom in ((resent, {}), ([said("user", "Again")], again)):
+        answer = await chat(agent(), items, **custom)
+        assert answer["custom_outputs"]["turn"] == (1 if custom else 2)
+        assert claims_in(local, database) == []
+    assert len(busy) == 4

@@ -68,6 +68,10 @@ def objects(result: Result) -> list[dict[str, Any]]:
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
+def _hear_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def process() -> Iterator[Start]:
     """Starts the command in a process of its own."""
@@ -77,6 +81,8 @@ def process() -> Iterator[Start]:
             started = subprocess.Popen(
                 [sys.executable, "-m", "lakebase_sessions", *arguments],
                 env=environment(dict(os.environ)),
+                # A shell's background jobs are started deaf to Ctrl-C.
+                preexec_fn=_hear_ctrl_c,  # noqa: PLW1509 - it runs no code of this process
                 **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
             )
             stack.enter_context(started)

@@ -14,6 +14,7 @@ import pytest
 from agents import Agent, set_tracing_disabled
 from conftest import admin
 from mlflow.types.responses import ResponsesAgentRequest
+from till import PAY, Chat, Till, asked
 
 from lakebase_sessions import Lakebase, invoke_turn, stream_turn
 from lakebase_sessions.local import LocalLakebase
@@ -82,6 +83,41 @@ async def test_the_trace_has_session_and_user(
         ]
 
 
+@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "plain"])
+async def test_the_trace_of_a_turn_that_goes_into_a_fork_is_the_forks(
+    tracing: None, lakebase: Lakebase, atomic: bool
+) -> None:
+    await invoke_turn(AGENT, ResponsesAgentRequest(**said("Hi", "s")), lakebase=lakebase)
+    edited = said("Edited", "s")
+    edited["custom_inputs"]["turn"] = 1
+    with mlflow.start_span(name="turn") as span:
+        answer = await invoke_turn(
+            AGENT,
+            ResponsesAgentRequest(**edited),
+            lakebase=lakebase,
+            atomic=atomic,
+            on_edit="fork",
+        )
+    assert answer.custom_outputs is not None
+    assert answer.custom_outputs["session_id"] != "s"
+    found = metadata_of(span.trace_id)
+    assert found["mlflow.trace.session"] == answer.custom_outputs["session_id"]
+
+
+async def test_an_answer_without_a_trace_leaves_that_of_the_question(
+    tracing: None, lakebase: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    chat = Chat(lakebase, streamed=False, atomic=False)
+    till = Till()
+    with mlflow.start_span(name="turn") as span:
+        [waits] = asked(await chat(till.agent(), PAY))
+    await chat(till.agent(), approvals={waits["id"]: True})
+    with admin(local, database) as connection:
+        assert connection.execute("SELECT trace_id FROM agent_turns").fetchall() == [
+            (span.trace_id,)
+        ]
+
+
 async def test_without_a_span_there_is_none(
     tracing: None, lakebase: Lakebase, local: LocalLakebase, database: str
 ) -> None:
@@ -89,7 +125,8 @@ async def test_without_a_span_there_is_none(
     with mlflow.start_span(name="another"):
         pass
     answer = await invoke_turn(AGENT, ResponsesAgentRequest(**said("Hi", "s")), lakebase=lakebase)
-    assert answer.custom_outputs == {"session_id": "s"}
+    assert answer.custom_outputs
+    assert "trace_id" not in answer.custom_outputs
     with admin(local, database) as connection:
         assert connection.execute("SELECT trace_id FROM agent_turns").fetchall() == [(None,)]
 
@@ -140,6 +177,7 @@ async def client(tracing: None, lakebase: Lakebase) -> AsyncIterator[httpx.Async
     server._invoke_function = server._stream_function = None
 
 
+@pytest.mark.long
 async def test_many_requests_at_once(
     client: httpx.AsyncClient, local: LocalLakebase, database: str
 ) -> None:

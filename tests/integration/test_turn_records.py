@@ -51,6 +51,22 @@ async def test_turns_without_a_row_count_too(
     assert [row[0] for row in records(local, database)] == [1, 3]
 
 
+async def test_behind_a_turn_of_unknown_number_none_is_known(
+    lakebase: Lakebase, local: LocalLakebase, database: str
+) -> None:
+    """Whoever reads a window does not see how many turns without a row stand before it."""
+    session = lakebase.session("s")
+    for text in "123":
+        await session.add_items([said("user", text), said("assistant", text)])
+    for _ in range(2):
+        async with session.turn() as turn:
+            await turn.get_items(2)
+            assert turn.record.number is None
+            await turn.add_items([said("user", "Hi"), said("assistant", "Hello.")])
+    assert [row[0] for row in records(local, database)] == [None, None]
+    assert [turn.number for turn in await session.turns()] == [1, 2, 3, 4, 5]
+
+
 async def test_a_record_whose_items_were_popped_does_not_count(lakebase: Lakebase) -> None:
     session = lakebase.session("s")
     for _ in range(2):

@@ -127,8 +127,8 @@ atomic_and_plain = pytest.mark.parametrize("atomic", [True, False], ids=["atomic
 def turns(local: LocalLakebase, database: str) -> list[dict[str, Any]]:
     with admin(local, database) as connection:
         cursor = connection.execute(
-            "SELECT session_id, number, first_item, last_item, status, model, usage, trace_id "
-            "FROM agent_turns ORDER BY created_at, first_item"
+            "SELECT session_id, number, first_item, last_item, status, model, usage, trace_id, "
+            "state IS NOT NULL AS is_kept FROM agent_turns ORDER BY created_at, first_item"
         )
         names = [column.name for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor]
@@ -489,3 +489,119 @@ async def test_the_statements_of_the_page(
         assert connection.execute(by_day).fetchall() == [(day, "small", 4, 40, 8, 4)]
         assert connection.execute(by_user).fetchall() == [("mia", 2, 22), ("noah", 2, 22)]
         assert connection.execute(for_nothing).fetchall() == [("failed", 1, 11)]
+
+
+@atomic_and_plain
+async def test_a_turn_that_goes_into_a_fork(
+    run: Any, local: LocalLakebase, database: str, lakebase: Lakebase, atomic: bool
+) -> None:
+    await run(Agent(name="A", model=Metered("small", 10)), request())
+    edited = ResponsesAgentRequest(
+        input=[{"role": "user", "content": "Edited"}],  # type: ignore[list-item]
+        custom_inputs={"session_id": "s", "turn": 1},
+    )
+    await run(Agent(name="A", model=Metered("large", 100)), edited, atomic=atomic, on_edit="fork")
+    [fork] = [turn for turn in turns(local, database) if turn["session_id"] != "s"]
+    assert fork["usage"] == {"large": used(100)}
+    assert (fork["model"], fork["status"], fork["number"]) == ("large", "completed", 1)
+
+
+@function_tool(needs_approval=True)
+def pay() -> str:
+    return "Paid."
+
+
+async def asked_to_pay(lakebase: Lakebase, tools: list[Any], tool: str, **options: Any) -> Any:
+    """The answer to a turn that waits, on a model of its own."""
+    model = Metered("small", 10, [call(tool)])
+    agent = Agent(name="A", model=model, tools=tools)
+    answer = await invoke_turn(agent, request(), lakebase=lakebase, **options)
+    assert answer.custom_outputs is not None
+    [waits] = answer.custom_outputs["approvals"]
+    return ResponsesAgentRequest(
+        input=[], custom_inputs={"session_id": "s", "approvals": {waits["id"]: True}}
+    )
+
+
+@atomic_and_plain
+async def test_a_turn_that_waits_counts_what_it_uses_before_and_after(
+    run: Any, local: LocalLakebase, database: str, lakebase: Lakebase, atomic: bool
+) -> None:
+    """With a tool that asks a model itself, before the run has said anything to the session."""
+
+    def tools() -> list[Any]:
+        inner = Agent(name="B", model=Metered("inner", 1000))
+        return [inner.as_tool("ask", "Asks another.", needs_approval=True)]
+
+    model = Metered("small", 10, [call("ask", '{"input": "Hi"}')])
+    answer = await invoke_turn(
+        Agent(name="A", model=model, tools=tools()), request(), lakebase=lakebase, atomic=atomic
+    )
+    assert answer.custom_outputs is not None
+    [waits] = answer.custom_outputs["approvals"]
+    turn = only(local, database)
+    assert (turn["usage"], turn["status"], turn["is_kept"]) == (
+        {"small": used(10)},
+        "waiting",
+        True,
+    )
+    yes = ResponsesAgentRequest(
+        input=[], custom_inputs={"session_id": "s", "approvals": {waits["id"]: True}}
+    )
+    await run(Agent(name="A", model=Metered("large", 100), tools=tools()), yes, atomic=atomic)
+    turn = only(local, database)
+    assert turn["usage"] == {"small": used(10), "inner": used(1000), "large": used(100)}
+    assert (turn["model"], turn["status"], turn["number"]) == ("large", "completed", 1)
+    assert not turn["is_kept"]
+
+
+@atomic_and_plain
+async def test_a_turn_that_was_approved_and_fails(
+    run: Any, local: LocalLakebase, database: str, lakebase: Lakebase, atomic: bool
+) -> None:
+    yes = await asked_to_pay(lakebase, [pay], "pay", atomic=atomic)
+    model = Metered("large", 100, [call("look_up")], fails=True)
+    with pytest.raises(RuntimeError, match="gone"):
+        await run(Agent(name="A", model=model, tools=[pay, look_up]), yes, atomic=atomic)
+    turn = only(local, database)
+    assert (turn["status"], turn["usage"]) == ("failed", {"small": used(10), "large": used(100)})
+    assert turn["number"] == 1
+    assert not turn["is_kept"]
+
+
+@atomic_and_plain
+async def test_an_approved_call_that_fails(
+    run: Any, local: LocalLakebase, database: str, lakebase: Lakebase, atomic: bool
+) -> None:
+    """Before the run has said anything to the session."""
+    yes = await asked_to_pay(lakebase, [pay], "pay", atomic=atomic)
+
+    @function_tool(name_override="pay", needs_approval=True, failure_error_function=None)
+    def fails() -> str:
+        raise RuntimeError("The till is gone.")
+
+    with pytest.raises(Exception, match="till is gone"):
+        await run(Agent(name="A", model=Metered("large", 100), tools=[fails]), yes, atomic=atomic)
+    turn = only(local, database)
+    assert (turn["status"], turn["usage"]) == ("failed", {"small": used(10)})
+    assert not turn["is_kept"]
+
+
+async def test_a_turn_that_would_wait_and_meets_a_conflict(
+    local: LocalLakebase, database: str, lakebase: Lakebase
+) -> None:
+    session = lakebase.session("s")
+    await session.add_items([{"role": "user", "content": "Before"}])
+
+    @function_tool
+    async def look_up() -> str:
+        await lakebase.session("s").add_items([{"role": "user", "content": "Me first"}])
+        return "found"
+
+    model = Metered("small", 10, [call("look_up")], [call("pay")])
+    agent = Agent(name="A", model=model, tools=[look_up, pay])
+    with pytest.raises(ConversationConflict):
+        await invoke_turn(agent, request(), lakebase=lakebase, atomic=True)
+    turn = only(local, database)
+    assert (turn["status"], turn["usage"]) == ("failed", {"small": used(10, requests=2)})
+    assert not turn["is_kept"]

@@ -22,6 +22,7 @@ SOURCE = Path(inspect.getfile(lakebase_sessions)).parent
 
 OUR_OWN_USE = {
     "AtomicTurn.destination",
+    "AtomicTurn.meet",
     "AtomicTurn.release",
     "AtomicTurn.resume",
     "AtomicTurn.wait",

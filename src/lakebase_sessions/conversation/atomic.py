@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, LiteralString, Self
 
 import anyio
 from agents.memory import Session
@@ -17,9 +17,11 @@ from lakebase_sessions.conversation.claim import Claim
 from lakebase_sessions.conversation.history import without_cut_off_outputs
 from lakebase_sessions.conversation.items import checked_limit, decode, encode
 from lakebase_sessions.conversation.meter import Spending
-from lakebase_sessions.conversation.records import TurnRecord, count_turns
+from lakebase_sessions.conversation.records import TurnRecord
 from lakebase_sessions.conversation.session_id import new_session_id
+from lakebase_sessions.conversation.snapshot import Snapshot
 from lakebase_sessions.conversation.soundness import RefusedItem, refused_for_good
+from lakebase_sessions.conversation.waiting import Waiting
 from lakebase_sessions.errors import (
     ConversationConflict,
     ConversationNotFound,
@@ -29,18 +31,15 @@ from lakebase_sessions.errors import (
     TurnNotFound,
     TurnNotOpen,
 )
-from lakebase_sessions.postgres import approvals, edits, queries
+from lakebase_sessions.postgres import edits, queries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from agents import RunContextWrapper
     from agents.items import TResponseInputItem
-    from agents.memory.session_settings import SessionSettings
 
     from lakebase_sessions.conversation.claim import OnBusy
     from lakebase_sessions.conversation.edits import Edit
-    from lakebase_sessions.postgres.engine import LoopEngine
+    from lakebase_sessions.conversation.protocol import Conversation
 
 logger = logging.getLogger(__name__)
 
@@ -51,58 +50,7 @@ class _State(Enum):
     OVER = "This turn is over; session.turn() begins the next one."
 
 
-class _Version(NamedTuple):
-    """What changes with every write of anybody."""
-
-    updated_at: str | None
-    newest: int | None
-
-
-class _Latest(NamedTuple):
-    """The latest turn with a record."""
-
-    first_item: int = 0
-    last_item: int = 0
-    number: int | None = 0
-    """None where it could not be known."""
-
-
-class Conversation(Protocol):
-    """What a turn needs of its session."""
-
-    session_id: str
-    session_settings: SessionSettings | None
-
-    def _of_run(self, wrapper: RunContextWrapper[Any]) -> Conversation: ...
-
-    async def _read(
-        self, statement: LiteralString, **parameters: str | None
-    ) -> list[tuple[Any, ...]]: ...
-
-    async def _write(
-        self, statement: LiteralString, **parameters: str | None
-    ) -> list[tuple[Any, ...]]: ...
-
-    async def _write_repeatable(
-        self, statement: LiteralString, **parameters: str | None
-    ) -> list[tuple[Any, ...]]: ...
-
-    async def _open(self) -> LoopEngine: ...
-
-    async def _add(self, encoded: list[str]) -> None: ...
-
-    async def pop_item(self) -> TResponseInputItem | None:
-        """As of `LakebaseSession`."""
-
-    async def fork(
-        self, session_id: object = None, *, before_turn: int | None = None
-    ) -> Conversation:
-        """As of `LakebaseSession`."""
-
-    def _sibling(self, session_id: str) -> Conversation: ...
-
-
-class AtomicTurn(Session):
+class AtomicTurn(Waiting, Session):
     """A session for one turn: reads see what was added, and the end of the block stores it.
 
     Two round trips, whatever the number of steps: one to read, one to store. An exception in the
@@ -139,14 +87,9 @@ class AtomicTurn(Session):
         self._state = _State.NEW
         self._added: list[str] = []
         self._popped: set[int] = set()
-        # What was read of the tables: their latest rows, oldest first, and their version.
-        self._stored: list[tuple[int, str]] = []
-        self._stored_is_all = False
-        self._version: _Version | None = None
-        self._latest: _Latest | None = None
+        self._seen = Snapshot()
         self._cut: int | None = None
         self._fork: Conversation | None = None
-        self._waits = False
 
     async def __aenter__(self) -> Self:
         if self._state is not _State.NEW:
@@ -253,55 +196,8 @@ class AtomicTurn(Session):
             from_item: The id of a row in `stored`, where a turn begins.
         """
         self._check_open()
-        self.record.number = self._number(before=from_item)
+        self.record.number = self._seen.next_number(before=from_item)
         self._cut = from_item
-
-    async def resume(self, answered: Iterable[str]) -> str | None:
-        """Take up the turn that waits for these answers, in the place of reading. One round trip.
-
-        What is added goes on with that turn, under its record. Nobody is given it a second time.
-
-        Args:
-            answered: Ids of its approvals, without commas; not necessarily all.
-
-        Returns:
-            The state that `wait` was given. None: no turn at the end of this conversation waits
-            for all of them.
-
-        Raises:
-            TablesMissing: Where there is no table of turns, none can wait.
-        """
-        self._check_open()
-        (await self._session._open()).check_records()
-        rows = await self._session._write(approvals.CLAIM, answered=",".join(answered))
-        if not rows:
-            return None
-        response_id, number, newest, state, updated_at, usage, model = rows[0]
-        record = self.record
-        record.response_id, record.number = response_id, number
-        record.usage, record.model = usage, model
-        self._version = _Version(updated_at, newest)
-        return str(state)
-
-    async def release(self) -> None:
-        """Let the turn that `resume` took up wait on, as nothing of it was run. One round trip."""
-        self._check_open()
-        await self._session._write(approvals.RELEASE, response_id=self.record.response_id)
-
-    async def wait(self, state: str) -> None:
-        """End this turn waiting for approvals; stored at the end of the block.
-
-        Args:
-            state: What `resume` is to return: a JSON object with `approvals`, a list of objects
-                with an `id` each.
-
-        Raises:
-            TablesMissing: There is no table of turns to keep it in.
-        """
-        self._check_open()
-        (await self._session._open()).check_records()
-        self.record.status, self.record.state = "waiting", state
-        self._waits = True
 
     async def _repair(self, *, dry_run: bool) -> tuple[RefusedItem, ...]:
         """For `LakebaseSession.repair`."""
@@ -346,8 +242,10 @@ class AtomicTurn(Session):
         """Say in the turn's row how it ended and what it took, if that can be said at all."""
         if self._spending is None or isinstance(error, LakebaseUnavailable):
             return  # there is nothing to say, or nowhere to say it
-        if self._version is not None and self._version.updated_at is None:
+        version = self._seen.version
+        if version is not None and version.updated_at is None:
             return  # nor is there a conversation
+        self.record.state = None  # nobody may take up a run of which it is not known what it did
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             self.record.status = "cancelled"
         elif isinstance(error, Exception):
@@ -372,29 +270,24 @@ class AtomicTurn(Session):
             items = decode([row for _, row in await self._rows(wanted)])
             if count is None or wanted is None:
                 return items
-            if len(items) >= count or self._stored_is_all:
+            if len(items) >= count or self._seen.is_all:
                 return items[len(items) - min(count, len(items)) :]
             wanted *= 2  # corrupt rows among the latest do not count
 
     async def _rows(self, count: int | None) -> list[tuple[int, str]]:
         """At least the latest `count` stored rows that were not popped, if there are so many."""
-        hidden = len(self._stored) - len(self._kept())
+        hidden = len(self._seen.rows) - len(self._kept())
         wanted = None if count is None else count + hidden
         if wanted == 0 and self._claim is not None:
             wanted = 1  # who claims has to read
         undecided = self.edit is not None and not self.edit.is_decided
-        more = wanted is None or wanted > len(self._stored)
-        if not self._stored_is_all and (more or undecided):
+        more = wanted is None or wanted > len(self._seen.rows)
+        if not self._seen.is_all and (more or undecided):
             await self._read(wanted)
         return self._kept()
 
     def _kept(self) -> list[tuple[int, str]]:
-        return [row for row in self._before(self._cut) if row[0] not in self._popped]
-
-    def _before(self, cut: int | None) -> list[tuple[int, str]]:
-        """The stored rows before that one."""
-        numbers = [number for number, _ in self._stored]
-        return self._stored[: numbers.index(cut)] if cut in numbers else self._stored
+        return [row for row in self._seen.before(self._cut) if row[0] not in self._popped]
 
     async def _read(self, count: int | None) -> None:
         engine = await self._session._open()
@@ -406,28 +299,24 @@ class AtomicTurn(Session):
         if edit and engine.keeps_records:
             statement = edits.READ_RESENT_TURN
             parameters |= edit.parameters()
-        read_rows = self._session._read if self._claim is None else self._claim.read
-        rows = await read_rows(statement, **parameters)
-        newest, _, read, *_ = rows[0]
-        updated_at, *latest = read.split("/") if read else [None]
-        version = _Version(updated_at, newest)
-        if self._version not in (None, version):
+        read = self._session._read if self._claim is None else self._claim.read
+        rows = await read(statement, **parameters)
+        if edit and engine.keeps_records:
+            count = rows[0][3]  # it may have taken more to decide
+        seen = Snapshot.of(rows, count)
+        if self._seen.version not in (None, seen.version):
             raise self._conflict()
-        self._version = version
-        self._stored = [(number, row) for number, row, *_ in reversed(rows) if number is not None]
-        self._stored_is_all = count is None or len(self._stored) < count
-        self._latest = _Latest(*map(int, latest)) if latest else None
+        self._seen = seen
         if self.record.number is None:  # a later read may find this turn's own record
-            self.record.number = self._number()
+            self.record.number = seen.next_number()
         if edit and engine.keeps_records:
             self._decide(edit, rows)
 
     def _decide(self, edit: Edit, rows: list[tuple[Any, ...]]) -> None:
         """Find out from what was read, newest first, whether this turn replaces others."""
-        *_, reach, _, cut, turns = rows[0]
-        self._stored_is_all = reach is None or len(self._stored) < reach
+        *_, cut, turns = rows[0]
         stored = [(row[0], row[1], row[4]) for row in reversed(rows) if row[0] is not None]
-        edit.decide(stored, is_all=self._stored_is_all, cut=cut, turns=turns)
+        edit.decide(stored, is_all=self._seen.is_all, cut=cut, turns=turns)
         if edit.cut is not None:
             self.replace(edit.cut)
             if edit.forks:
@@ -435,32 +324,14 @@ class AtomicTurn(Session):
         if edit.number is not None:
             self.record.number = edit.number
 
-    def _number(self, before: int | None = None) -> int | None:
-        """The number of a turn behind all that is stored, or in the place of what is from there."""
-        latest = self._latest or _Latest()
-        if latest.number is None:
-            return None
-        rows = self._before(before)
-        if before is not None and before <= latest.first_item:
-            between = [row for row in self._stored[len(rows) :] if row[0] < latest.first_item]
-            return latest.number - count_turns(decode([row for _, row in between]))
-        at = next((at for at, row in enumerate(rows) if row[0] > latest.last_item), None)
-        if at is None:
-            return latest.number + 1
-        if at == 0 and not self._stored_is_all:
-            return None  # there may be more of them than were read
-        known = decode([row for _, row in rows[max(at - 1, 0) : at]])
-        others = decode([row for _, row in rows[at:]])
-        return latest.number + count_turns(others, known[0] if known else None) + 1
-
     async def _store(self) -> None:
-        if self._version is None:  # what was there did not matter
+        if self._seen.version is None:  # what was there did not matter
             await self._session._add(self._added)
             return
         if self._fork:
             await self._store_in(self._fork)
             return
-        updated_at, newest = self._version
+        updated_at, newest = self._seen.version
         statement, recorded = await self._statement()
         write = self._session._write if self._claim is None else self._claim.write
         stored = await write(
@@ -484,7 +355,7 @@ class AtomicTurn(Session):
         try:
             await fork._write(
                 queries.ADD_RECORDED_ITEMS,
-                **self.record.parameters(),
+                **self._noted(),
                 items="\n".join(self._added),
                 count=str(len(self._added)),
             )

@@ -12,7 +12,7 @@ import logging
 import random
 import uuid
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, LiteralString, Protocol
+from typing import TYPE_CHECKING, Any, Literal, LiteralString
 
 from lakebase_sessions.errors import (
     ConfigurationError,
@@ -25,7 +25,7 @@ from lakebase_sessions.workspace.background import settled
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lakebase_sessions.postgres.engine import LoopEngine
+    from lakebase_sessions.conversation.protocol import Conversation
 
 logger = logging.getLogger(__name__)
 
@@ -46,26 +46,6 @@ PAUSE_SECONDS = 1.0
 FIRST_IN_LINE_PAUSE_SECONDS = 0.4
 
 
-class Session(Protocol):
-    """What a claim needs of the conversation's session."""
-
-    session_id: str
-
-    async def _read(
-        self, statement: LiteralString, **parameters: str | None
-    ) -> list[tuple[Any, ...]]: ...
-
-    async def _write(
-        self, statement: LiteralString, **parameters: str | None
-    ) -> list[tuple[Any, ...]]: ...
-
-    async def _write_repeatable(
-        self, statement: LiteralString, **parameters: str | None
-    ) -> list[tuple[Any, ...]]: ...
-
-    async def _open(self) -> LoopEngine: ...
-
-
 class Claim:
     """One turn's claim on its conversation.
 
@@ -77,7 +57,7 @@ class Claim:
         ConfigurationError: `on_busy` is something else.
     """
 
-    def __init__(self, session: Session, on_busy: OnBusy) -> None:
+    def __init__(self, session: Conversation, on_busy: OnBusy) -> None:
         if on_busy not in ("refuse", "wait"):
             raise ConfigurationError(
                 f"on_busy={on_busy!a} is neither None nor 'refuse' nor 'wait'."
@@ -103,6 +83,10 @@ class Claim:
             if rows is not None:
                 return rows
         return await self.session._read(statement, **parameters)
+
+    async def take(self) -> None:
+        """Claim the conversation without reading it, as `read` does."""
+        await self.read(claims.NOTHING)
 
     async def write(
         self, statement: LiteralString, **parameters: str | None

@@ -12,8 +12,8 @@ from lakebase_sessions.postgres import items as queries
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
 
-    from lakebase_sessions.conversation.atomic import Conversation
     from lakebase_sessions.conversation.going_back import GoingBack
+    from lakebase_sessions.conversation.protocol import Conversation
 
 Numbered = tuple[int, "TResponseInputItem"]
 """An item and the id of its row, which it keeps as long as it is in the conversation, and has again

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lakebase_sessions.conversation.atomic import AtomicTurn
 from lakebase_sessions.conversation.items import encode
+from lakebase_sessions.conversation.snapshot import Snapshot
 from lakebase_sessions.conversation.soundness import refused
 from lakebase_sessions.postgres import queries
 
@@ -62,7 +63,6 @@ class SteppedTurn(AtomicTurn):
         await super().wait(state)
         if not self._is_held_back:
             await self._write([])
-            self._waits = False  # it is stored
 
     async def _write(self, encoded: list[str]) -> None:
         """Append items, and say in the turn's record what is known of it."""
@@ -111,7 +111,7 @@ class SteppedTurn(AtomicTurn):
 
     def _forget(self) -> None:
         """What was read is not what is there any more."""
-        self._stored, self._stored_is_all, self._version = [], False, None
+        self._seen = Snapshot()
 
 
 def _is_last_word(step: list[TResponseInputItem]) -> bool:

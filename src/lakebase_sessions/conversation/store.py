@@ -342,7 +342,9 @@ class SessionStore:
             ConversationNotFound: There is none, or it is somebody else's.
         """
         stored = _stored_id(session_id, user)
-        if not await self._write(listing.DELETE, {"session_id": stored}):
+        engine = await self._engine()
+        statement = listing.delete(own=engine.keeps_records)
+        if not await self._write(statement, {"session_id": stored}):
             raise _not_found(stored)
 
     async def delete_user(self, user: str) -> int:
@@ -354,8 +356,10 @@ class SessionStore:
             How many there were.
         """
         parameters = {"prefix": user_prefix(user), "limit": str(DELETED_AT_ONCE)}
+        engine = await self._engine()
+        statement = listing.delete_users(own=engine.keeps_records)
         deleted = 0
-        while gone := await self._write(listing.DELETE_USERS, parameters):
+        while gone := await self._write(statement, parameters):
             deleted += len(gone)
         return deleted
 

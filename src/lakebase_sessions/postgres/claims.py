@@ -100,6 +100,9 @@ def claiming(read: LiteralString) -> LiteralString:
     return _CLAIMED + _BEGIN_IF_CLAIMED + read + _END_IF_CLAIMED
 
 
+NOTHING = "SELECT"
+"""A `read` of nobody who has to see what is there."""
+
 READ_AGAIN = "again"
 """The claim is there, but somebody has changed its row since the statement took its snapshot, which
 may lack what they stored. Only a whole turn between the snapshot and the claim goes unnoticed here;

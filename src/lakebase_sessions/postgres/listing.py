@@ -344,16 +344,17 @@ ON CONFLICT (session_id) DO UPDATE SET title = EXCLUDED.title WHERE known.title 
 """
 """Of a conversation that has none: somebody may have set one meanwhile."""
 
-DELETE = """
-WITH messages AS (DELETE FROM agent_messages WHERE session_id = %(session_id)s)
+_DELETE = """
+WITH {claims} messages AS (DELETE FROM agent_messages WHERE session_id = %(session_id)s)
 DELETE FROM agent_sessions WHERE session_id = %(session_id)s
 RETURNING session_id
 """
+_CLAIM = "claim AS (DELETE FROM agent_claims WHERE session_id = %(session_id)s),"
 
-DELETE_USERS = f"""
-WITH gone AS MATERIALIZED (
+_DELETE_USERS = """
+WITH {claims} gone AS MATERIALIZED (
     SELECT session.session_id FROM agent_sessions AS session
-    WHERE true {USERS}
+    WHERE true {users}
     ORDER BY session.session_id
     LIMIT %(limit)s::bigint
     FOR UPDATE
@@ -363,3 +364,19 @@ WITH gone AS MATERIALIZED (
 DELETE FROM agent_sessions USING gone WHERE agent_sessions.session_id = gone.session_id
 RETURNING agent_sessions.session_id
 """
+_USERS_CLAIMS = """claims AS (
+    DELETE FROM agent_claims WHERE starts_with(session_id::text, %(prefix)s)
+),"""
+"""Of conversations that are not there yet, too."""
+
+
+@cache
+def delete(*, own: bool) -> LiteralString:
+    """The statement that deletes the conversation `session_id`: one row if it was there."""
+    return _DELETE.format(claims=_CLAIM if own else "")
+
+
+@cache
+def delete_users(*, own: bool) -> LiteralString:
+    """The statement that deletes at most `limit` conversations of a user, a row for each."""
+    return _DELETE_USERS.format(claims=_USERS_CLAIMS if own else "", users=USERS)

@@ -106,7 +106,7 @@ _RECORDED = """, recorded AS (
         last_item = coalesce(EXCLUDED.last_item, known.last_item),
         status = EXCLUDED.status,
         model = EXCLUDED.model,
-        trace_id = EXCLUDED.trace_id,
+        trace_id = coalesce(EXCLUDED.trace_id, known.trace_id),
         usage = EXCLUDED.usage,
         state = EXCLUDED.state
 )"""
@@ -196,7 +196,7 @@ WHERE session_id = %(session_id)s
 ON CONFLICT (response_id, session_id) DO UPDATE SET
     status = EXCLUDED.status,
     model = EXCLUDED.model,
-    trace_id = EXCLUDED.trace_id,
+    trace_id = coalesce(EXCLUDED.trace_id, known.trace_id),
     usage = EXCLUDED.usage,
     state = EXCLUDED.state
 """

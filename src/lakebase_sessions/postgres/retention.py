@@ -44,12 +44,16 @@ WITH old AS MATERIALIZED (
 ), gone AS (
     DELETE FROM agent_sessions WHERE session_id = ANY (ARRAY(SELECT session_id FROM old))
     RETURNING session_id
-)
+) {claims}
 SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM items), max(updated_at)::text FROM old
 """
 """Locked first: who writes has the lock and is passed by, and whoever has written since the
 statement began is looked at again and is not old any more. Each begins where the last one ended, or
 it would walk past all that was deleted before."""
+
+_CLAIMS = """, claims AS (
+    DELETE FROM agent_claims WHERE session_id = ANY (ARRAY(SELECT session_id FROM old))
+)"""
 
 
 @cache
@@ -61,7 +65,7 @@ def count(*, own: bool, user: bool) -> LiteralString:
 @cache
 def prune(*, own: bool, user: bool) -> LiteralString:
     """Prune at most `batch` conversations, from `since` on."""
-    return _PRUNE.format(old=_old(own=own, user=user))
+    return _PRUNE.format(old=_old(own=own, user=user), claims=_CLAIMS if own else "")
 
 
 def _old(*, own: bool, user: bool) -> str:

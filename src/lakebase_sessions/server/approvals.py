@@ -97,7 +97,7 @@ class Approvals:
         if kept is None:
             raise _not_found(turn.session_id)
         try:
-            return await self._resumed(agent, json.loads(kept))
+            state = await self._resumed(agent, json.loads(kept))
         except Exception as error:
             await turn.release()
             raise StateUnreadable(
@@ -106,6 +106,9 @@ class Approvals:
                 "and the libraries are those that asked, or send a message: that declines it, and "
                 "the conversation goes on."
             ) from error
+        if state._context is not None:  # an approved tool may ask a model before it is told here
+            turn.meet(state._context)
+        return state
 
     async def _resumed(self, agent: Agent[Any], kept: _Fields) -> RunState[Any]:
         state = await RunState.from_string(agent, json.dumps(kept["run"]))

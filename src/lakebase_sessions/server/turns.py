@@ -18,7 +18,6 @@ from mlflow.types.responses import (
 
 from lakebase_sessions.conversation.edits import Edit, OnEdit, named_turn
 from lakebase_sessions.conversation.history import merge
-from lakebase_sessions.conversation.records import TurnRecord
 from lakebase_sessions.errors import InvalidUser, LakebaseSessionsError
 from lakebase_sessions.factory import session_for
 from lakebase_sessions.server.approvals import Approvals
@@ -98,8 +97,17 @@ async def invoke_turn(
         ... async def handle(request: ResponsesAgentRequest) -> ResponsesAgentResponse:
         ...     return await invoke_turn(agent, request)
     """
-    turn = _Turn(request, user, lakebase, history_limit, run_kwargs, on_edit=on_edit)
-    async with turn.conversation(atomic=atomic, on_busy=on_busy) as session:
+    turn = _Turn(
+        request,
+        user,
+        lakebase,
+        history_limit,
+        run_kwargs,
+        atomic=atomic,
+        on_edit=on_edit,
+        on_busy=on_busy,
+    )
+    async with turn.conversation as session:
         begin = await turn.approvals.begin(agent, session, turn.items)
         result = await Runner.run(agent, begin, session=session, **turn.run_kwargs)
         await turn.approvals.keep(result, session)
@@ -155,8 +163,17 @@ async def stream_turn(
         ...         yield event
     """
     try:
-        turn = _Turn(request, user, lakebase, history_limit, run_kwargs, on_edit=on_edit)
-        async with turn.conversation(atomic=atomic, on_busy=on_busy) as session:
+        turn = _Turn(
+            request,
+            user,
+            lakebase,
+            history_limit,
+            run_kwargs,
+            atomic=atomic,
+            on_edit=on_edit,
+            on_busy=on_busy,
+        )
+        async with turn.conversation as session:
             begin = await turn.approvals.begin(agent, session, turn.items)
             result = Runner.run_streamed(agent, begin, session=session, **turn.run_kwargs)
             events = as_one_response(
@@ -219,7 +236,9 @@ class _Turn:
         history_limit: int | None,
         run_kwargs: dict[str, Any],
         *,
+        atomic: bool,
         on_edit: OnEdit,
+        on_busy: OnBusy | None,
     ) -> None:
         self._user = user() if callable(user) else user
         self.session = session_for(
@@ -234,32 +253,26 @@ class _Turn:
         self.run_kwargs = run_kwargs | {
             "run_config": configured(config, self._merge, self._note_trace)
         }
-        number = named_turn(request.custom_inputs)
-        self._edit = None  # who answers goes on with the turn that asks
-        if not self.approvals.is_answered:
-            self._edit = Edit.of(self.items, number, on_edit, compared=not merges_itself(config))
-        self._record = TurnRecord()
-        self._note_trace()
-
-    def conversation(self, *, atomic: bool, on_busy: OnBusy | None) -> AtomicTurn:
-        """What the run reads and adds to; at the end of the block it is stored."""
         begin = self.session.turn if atomic else self.session.stepped_turn
-        turn = begin(on_busy=on_busy)
-        turn.record = self._record
-        turn.edit = self._edit
-        self._in = turn
-        return turn
+        self.conversation: AtomicTurn = begin(on_busy=on_busy)
+        """What the run reads and adds to; at the end of the block it is stored."""
+        if not self.approvals.is_answered:  # who answers goes on with the turn that asks
+            number = named_turn(request.custom_inputs)
+            self.conversation.edit = Edit.of(
+                self.items, number, on_edit, compared=not merges_itself(config)
+            )
+        self._note_trace()
 
     @property
     def response_id(self) -> str:
-        return self._record.response_id
+        return self.conversation.record.response_id
 
     @property
     def custom_outputs(self) -> dict[str, Any]:
         """What is known by now for the client."""
-        record = self._record
+        record = self.conversation.record
         outputs: dict[str, Any] = {
-            "session_id": self._in.destination,
+            "session_id": self.conversation.destination,
             "response_id": record.response_id,
         }
         if record.number is not None:
@@ -270,16 +283,18 @@ class _Turn:
 
     def title(self, title_with: TitleWith | None) -> None:
         """Have the conversation titled, if this was its first turn."""
-        if title_with is not None and self._record.number == 1:
-            title_soon(title_with, self._in.destination, self.session._owner)
+        if title_with is not None and self.conversation.record.number == 1:
+            title_soon(title_with, self.conversation.destination, self.session._owner)
 
     def _merge(self, history: list[Any], new_items: list[Any]) -> list[Any]:
-        parted = self._edit.parted if self._edit else None
+        edit = self.conversation.edit
+        parted = edit.parted if edit else None
         return merge(history, new_items, self.session.session_id, parted)
 
     def _note_trace(self) -> None:
         """Of the handler's span, or of the run's own where there is none around it."""
-        note_trace(self._record, self.session.session_id, self._user)
+        turn = self.conversation
+        note_trace(turn.record, turn.destination, self._user)
 
 
 async def _settle(

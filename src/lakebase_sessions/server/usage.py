@@ -70,10 +70,13 @@ def model_name(agent: Agent[Any], config: RunConfig) -> str:
 
 
 def note_trace(record: TurnRecord, session_id: str, user: str | None) -> None:
-    """Bind the turn and the MLflow trace around it to each other, if there is one."""
+    """Bind the turn and the MLflow trace around it to each other, if there is one.
+
+    Again and again: a turn may turn out to go into a fork.
+    """
     span = mlflow.get_current_active_span()
-    if span is None or record.trace_id is not None:
+    if span is None:
         return
-    record.trace_id = span.trace_id
+    record.trace_id = record.trace_id or span.trace_id
     of_the_user = {"mlflow.trace.user": user} if user is not None else {}
     mlflow.update_current_trace(metadata={"mlflow.trace.session": session_id, **of_the_user})

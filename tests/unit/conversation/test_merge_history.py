@@ -331,7 +331,7 @@ def test_call_ids_that_a_model_uses_again_for_a_new_output() -> None:
         ([U1, A1, U2, A2], [U1, A1, U2, U3], 3, True),
         ([U1, A1, U2, A2, U3, A3], [U1, A1, A2, U1], 4, True),
         ([U1, call("1"), output("1"), A1], [U1, A1, U2], 4, True),
-        ([U1, call("1"), output("1"), A1], [U1, call("1"), output("1"), U2], 3, False),
+        ([U1, call("1"), output("1"), A1], [U1, call("1"), output("1"), U2], 3, True),
         ([U1, A1], [U1, U2], 1, False),
     ],
     ids=[
