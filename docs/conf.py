@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
+import lakebase_sessions
 from lakebase_sessions import conversations_router, errors
 
 if TYPE_CHECKING:
@@ -21,21 +24,28 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 exclude_patterns = ["_build", "performance_turns.md"]
 html_theme = "furo"
 html_title = f"{project} {version}"
+html_static_path = ["static"]
+html_css_files = ["page.css"]
+html_js_files = ["page.js"]
+html_show_copyright = False
 
 default_role = "code"  # docstrings use single backticks for code
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 napoleon_use_rtype = False
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+smartquotes_action = "qe"  # quotes and ellipses; `--yes` keeps its dashes
 suppress_warnings = ["ref.python"]  # a type's short name may be found in several places
 
 
 def setup(app: Sphinx) -> None:
-    """Have the pages of errors and routes say what the code says."""
+    """Have pages say what the code says: of errors, modules, routes and commands."""
     app.connect("source-read", _fill_in_errors)
+    app.connect("source-read", _fill_in_modules)
     app.connect("source-read", _fill_in_routes)
+    app.connect("sphinx-click-process-description", _show_examples)
 
 
 def _fill_in_errors(_app: Sphinx, page: str, source: list[str]) -> None:
@@ -61,6 +71,40 @@ def _section(kind: type[errors.LakebaseSessionsError]) -> str:
 
 {cure}
 """
+
+
+def _fill_in_modules(_app: Sphinx, page: str, source: list[str]) -> None:
+    if page == "architecture":
+        mark = "<!-- made by docs/conf.py of the first lines of the modules -->"
+        [before, after] = source[0].split(mark)
+        root = Path(inspect.getfile(lakebase_sessions)).parent
+        lines: list[str] = []
+        for folder in sorted({path.parent for path in root.glob("*/*.py")}):
+            lines += ["", f"`{folder.name}/`", ""]
+            lines += [
+                f"- `{path.stem}`: {_first_sentence(path)}"
+                for path in sorted(folder.glob("*.py"))
+                if path.stem != "__init__"
+            ]
+        source[0] = before + "\n".join(lines) + after
+
+
+def _first_sentence(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return docstring.partition("\n\n")[0].replace("\n", " ").removesuffix(".")
+
+
+def _show_examples(_app: Sphinx, _context: object, lines: list[str]) -> None:
+    """Have the examples of a command's help be code; sphinx-click makes them lines of a verse."""
+    shown: list[str] = []
+    for line in lines:
+        if line.startswith("| "):
+            if not shown or not shown[-1].startswith("   "):
+                shown += ["", ".. code-block:: console", ""]
+            shown.append(f"   {line[2:].strip()}")
+        else:
+            shown.append(line)
+    lines[:] = shown
 
 
 def _fill_in_routes(_app: Sphinx, page: str, source: list[str]) -> None:

@@ -31,7 +31,7 @@ def delete(
     yes: bool,
     output: str,
 ) -> None:
-    r"""Delete conversations, with their titles, branches and records of turns.
+    """Delete conversations, with their titles, branches and records of turns.
 
     Where one of those named is not there, none is deleted. Asks first; without a terminal it takes
     --yes.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def export(
     *, wanted: Wanted, target: str, session_ids: tuple[str, ...], user: str | None, yes: bool
 ) -> None:
-    r"""Write conversations to FILE, or to a pipe (-), as JSON lines.
+    """Write conversations to FILE, or to a pipe (-), as JSON lines.
 
     All of them, or those named, as each stands at one moment: items as they are stored, dates,
     title, metadata, branches, records of turns. `load` brings them back. FILE is there when it is

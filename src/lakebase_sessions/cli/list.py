@@ -56,7 +56,7 @@ def list_(
     limit: int,
     output: str,
 ) -> None:
-    r"""List conversations, newest first.
+    """List conversations, newest first.
 
     With -o json each line is one conversation.
 

@@ -35,7 +35,7 @@ PIECE_BYTES = 1 << 18
 def load(
     *, wanted: Wanted, source: str, user: str | None, replace: bool, yes: bool, output: str
 ) -> None:
-    r"""Load conversations from FILE, or from a pipe (-), that `export` has written.
+    """Load conversations from FILE, or from a pipe (-), that `export` has written.
 
     FILE may also be a database of the Agents SDK's SQLiteSession or AdvancedSQLiteSession, or a
     managed session store of the workspace, session-stores/NAME. Each conversation is stored whole

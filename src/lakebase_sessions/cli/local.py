@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     help="Major version of PostgreSQL.",
 )
 def local(data: Path, port: int, postgres_version: str) -> None:
-    r"""Run a Lakebase on this machine until Ctrl-C.
+    """Run a Lakebase on this machine until Ctrl-C.
 
     Prints three lines to stdout, which lead any process to it:
 
@@ -53,7 +53,7 @@ def local(data: Path, port: int, postgres_version: str) -> None:
 
     \b
       lakebase-sessions local > local.env &
-      . ./local.env
+      . ./local.env    # once it says that it is running
 
     The token is another one at each start. Ctrl-C, SIGTERM and a closed terminal end it with
     exit code 0; the data stays in the folder. Needs `pip install 'lakebase-sessions[local]'`.

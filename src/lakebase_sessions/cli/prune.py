@@ -46,7 +46,7 @@ def prune(
     yes: bool,
     output: str,
 ) -> None:
-    r"""Delete conversations that have not been used for long.
+    """Delete conversations that have not been used for long.
 
     In small batches, beside whoever writes; one that is used meanwhile stays, whole. Ctrl-C ends it
     between two batches. Asks first; without a terminal, as in a job, it takes --yes.

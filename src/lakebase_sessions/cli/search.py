@@ -38,7 +38,7 @@ def search(
     limit: int,
     output: str,
 ) -> None:
-    r"""List conversations in which the user or the assistant said TEXT, newest first.
+    """List conversations in which the user or the assistant said TEXT, newest first.
 
     Upper and lower case are the same; every other character counts, % and _ too. Without the index
     that `init --search` makes, all conversations are read.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def show(
     *, wanted: Wanted, session_id: str, user: str | None, limit: int | None, output: str
 ) -> None:
-    r"""Show a conversation: what it is, and what was said in it.
+    """Show a conversation: what it is, and what was said in it.
 
     For people, what tools were given and gave back is shortened. With -o json it is one object, its
     items under `history`.

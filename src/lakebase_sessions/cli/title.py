@@ -32,7 +32,7 @@ def title(
     clear: bool,
     output: str,
 ) -> None:
-    r"""Set the title of a conversation, or print it.
+    """Set the title of a conversation, or print it.
 
     \b
       lakebase-sessions title trip-7 "Seattle in May"

@@ -46,6 +46,17 @@ def test_every_option_says_what_it_is(command: click.Command) -> None:
         assert not isinstance(parameter, click.Option) or parameter.help
 
 
+@pytest.mark.parametrize("name", list(main.commands))
+def test_examples_are_shown_a_line_each(name: str) -> None:
+    """Click joins lines into paragraphs, but for those behind its mark, a backspace."""
+    shown = CliRunner().invoke(main, [name, "--help"]).output
+    assert "\\b" not in shown
+    written = [line.strip() for line in (main.commands[name].help or "").splitlines()]
+    for line in written:
+        if line.startswith("lakebase-sessions ") and len(line) < 76:
+            assert line in [each.strip() for each in shown.splitlines()]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["local", "--port", "70000"], ["local", "--postgres-version", "17"], ["nothing"]],
