@@ -24,6 +24,8 @@ from lakebase_sessions import (
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.testing import OfflineModel
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _quiet() -> None:

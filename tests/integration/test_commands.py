@@ -24,6 +24,8 @@ from processes import environment
 from lakebase_sessions.cli import main
 from lakebase_sessions.local import LocalLakebase
 
+pytestmark = pytest.mark.long
+
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \u202eright to left\u2069 \x9b31m \u200bend\r\nnew line"
 
 

@@ -27,6 +27,8 @@ from lakebase_sessions.doctor.walk import walk
 from lakebase_sessions.local import DEFAULT_USER, LocalLakebase
 from lakebase_sessions.postgres.tables import OWN, UPSTREAMS
 
+pytestmark = pytest.mark.long
+
 GUEST = "guest@example.com"
 ENDPOINT = "projects/app/branches/main/endpoints/primary"
 STEPS = [

@@ -41,6 +41,8 @@ from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.testing import OfflineModel
 from lakebase_sessions.testing import model as offline_model
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def mlflow_types() -> Any:

@@ -14,6 +14,8 @@ from lakebase_sessions import Lakebase, LakebaseSession
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.postgres import going_back
 
+pytestmark = pytest.mark.long
+
 TURN: Any = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
 
 

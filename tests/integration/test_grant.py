@@ -17,6 +17,8 @@ from lakebase_sessions.cli import main
 from lakebase_sessions.errors import PermissionDenied
 from lakebase_sessions.local import DEFAULT_USER, LocalLakebase, ServicePrincipal
 
+pytestmark = pytest.mark.long
+
 HELLO: Any = {"role": "user", "content": "hello"}
 ENDPOINT = "projects/local/branches/production/endpoints/primary"
 

@@ -14,6 +14,8 @@ from conftest import admin
 from lakebase_sessions.cli import main
 from lakebase_sessions.local import LocalLakebase
 
+pytestmark = pytest.mark.long
+
 STORE = "session-stores/support"
 
 

@@ -27,7 +27,7 @@ HELLO: Any = {"role": "user", "content": "hello"}
 ROLES, SHARED, FIRST = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
 INIT = re.findall(r"```sh\nlakebase-sessions (.*?)\n```", PAGE)[0]
 
-pytestmark = pytest.mark.upstream_logs
+pytestmark = [pytest.mark.upstream_logs, pytest.mark.long]
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ from lakebase_sessions import (
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.transfer.lines import HEADER
 
+pytestmark = pytest.mark.long
+
 CORRUPT = [
     "",
     "no JSON",
