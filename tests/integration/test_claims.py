@@ -35,6 +35,8 @@ from lakebase_sessions.conversation import claim
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.testing import OfflineModel
 
+pytestmark = pytest.mark.long
+
 SET_BUSY = ("refuse", "wait")
 KINDS = ("turn", "stepped_turn")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BRANCH = "projects/local/branches/production"
 
-pytestmark = pytest.mark.upstream_logs
+pytestmark = [pytest.mark.upstream_logs, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ BRANCH = "projects/local/branches/production"
 USER = RoleIdentityType.USER
 CREATE = "CREATE EXTENSION IF NOT EXISTS databricks_auth"
 
-pytestmark = pytest.mark.upstream_logs
+pytestmark = [pytest.mark.upstream_logs, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

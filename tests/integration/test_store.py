@@ -416,7 +416,7 @@ async def test_a_cancelled_change_is_whole_or_absent(
 
 async def test_the_sql_of_the_docs(lakebase: Lakebase, local: LocalLakebase, database: str) -> None:
     """As written, on whatever items there are."""
-    text = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "tables.md").read_text()
     await lakebase.session("s", user="mia").add_items(
         [
             said("user", "\x00 \ud800 \\u0000 \\\\u"),
@@ -428,7 +428,7 @@ async def test_the_sql_of_the_docs(lakebase: Lakebase, local: LocalLakebase, dat
             "INSERT INTO agent_messages (session_id, message_data) VALUES "
             "('mia:s', ''), ('mia:s', '[1]'), ('mia:s', '{')"
         )
-        users, calls = (
+        _, _, users, calls = (
             connection.execute(statement.encode()).fetchall()
             for statement in re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
         )

@@ -14,6 +14,8 @@ from lakebase_sessions import Lakebase, invoke_turn, stream_turn
 from lakebase_sessions.server import titles
 from lakebase_sessions.testing import OfflineModel
 
+pytestmark = pytest.mark.long
+
 agent = Agent(name="A", model=OfflineModel())
 
 

@@ -33,6 +33,8 @@ from lakebase_sessions import ConversationConflict, Lakebase, invoke_turn, strea
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.testing import OfflineModel
 
+pytestmark = pytest.mark.long
+
 PAGE = (Path(__file__).parents[2] / "docs" / "usage.md").read_text()
 
 
