@@ -32,7 +32,11 @@ async def searched(
     listing.page_of.cache_clear()
     if request.param == "index":
         with admin(local, database) as connection:
-            connection.execute(indexes.create_function("pg_unicode_fast").encode())
+            asked = connection.execute(
+                f"SELECT {indexes.STATE}".encode(), indexes.STATE_PARAMETERS
+            ).fetchone()
+            assert asked is not None
+            connection.execute(indexes.create_function(asked[0]).encode())
             connection.execute(indexes.SEARCH.create().encode())
     async with Lakebase(
         "local", workspace_client=local.workspace_client(), database=database
