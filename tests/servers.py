@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import gc
 import ipaddress
+import random
 import socket
 import tempfile
 import time
@@ -109,7 +110,8 @@ def wait_until_it_answers(dsn: str) -> None:
 
 
 def _free_address() -> str:
-    for last in range(1, 255):
+    """At random: of workers that look at the same moment, none takes another's."""
+    for last in random.sample(range(1, 255), 254):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((f"127.0.0.{last}", 5432))
