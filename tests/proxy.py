@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import selectors
 import socket
 import sys
@@ -115,7 +116,9 @@ class Proxy:
 
     async def _listen(self) -> None:
         if not self.server.startswith("/"):
-            addresses = [self.host] if self.host else [f"127.0.0.{n}" for n in range(20, 255)]
+            # At random: one that is down for a while keeps its address from other workers' ones.
+            free = random.sample(range(20, 255), 235)
+            addresses = [self.host] if self.host else [f"127.0.0.{n}" for n in free]
             for address in addresses:
                 with contextlib.suppress(OSError):
                     self._listener = await self._loop.create_server(
