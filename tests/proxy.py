@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
+import os
 import selectors
 import socket
 import sys
@@ -116,9 +116,12 @@ class Proxy:
 
     async def _listen(self) -> None:
         if not self.server.startswith("/"):
-            # At random: one that is down for a while keeps its address from other workers' ones.
-            free = random.sample(range(20, 255), 235)
-            addresses = [self.host] if self.host else [f"127.0.0.{n}" for n in free]
+            # Each of pytest-xdist's workers has its own: one that is down for a while would lose
+            # its address to another worker's.
+            worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+            workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+            own = range(20 + worker, 255, workers)
+            addresses = [self.host] if self.host else [f"127.0.0.{n}" for n in own]
             for address in addresses:
                 with contextlib.suppress(OSError):
                     self._listener = await self._loop.create_server(
