@@ -13,7 +13,7 @@ from processes import Fork
 from faults.backends import blocked
 from lakebase_sessions import Lakebase, PermissionDenied
 from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.postgres.tables import CREATE_ALL, LOCK
+from lakebase_sessions.postgres.tables import LOCK, create
 
 HELLO: Any = {"role": "user", "content": "hello"}
 READER = "reader@example.com"
@@ -71,7 +71,7 @@ async def test_tables_that_are_created_while_one_who_may_not_waits(
         creator.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         opening = asyncio.ensure_future(lakebase.open())
         await blocked(local, empty_database)
-        creator.execute(CREATE_ALL.format(lock=LOCK, create_schema="").encode())
+        creator.execute(create().encode())
         creator.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
         await opening
     await lakebase.session("s").add_items([HELLO])

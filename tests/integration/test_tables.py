@@ -13,6 +13,7 @@ from conftest import admin
 
 from lakebase_sessions import Lakebase, PermissionDenied, TablesMissing
 from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.postgres.tables import OWN, create
 
 HELLO: Any = {"role": "user", "content": "hello"}
 READER = "reader@example.com"
@@ -53,6 +54,18 @@ async def test_many_who_start_together(local: LocalLakebase, empty_database: str
     lakebases = [made(local, empty_database, schema="together") for _ in range(15)]
     await asyncio.gather(*(lakebase.open() for lakebase in lakebases))
     await asyncio.gather(*(lakebase.close() for lakebase in lakebases))
+
+
+async def test_one_who_comes_late_stands_in_nobodys_way(
+    local: LocalLakebase, database: str
+) -> None:
+    """To whom the tables were missing, and who makes them when they are there and written to."""
+    with admin(local, database) as writer, admin(local, database) as late:
+        with writer.transaction():
+            writer.execute("LOCK agent_sessions, agent_messages IN ROW EXCLUSIVE MODE")
+            writer.execute(f"LOCK {', '.join(OWN)} IN ROW EXCLUSIVE MODE".encode())
+            late.execute("SET lock_timeout = '2s'")
+            late.execute(create().encode())
 
 
 @pytest.mark.long

@@ -90,15 +90,8 @@ async def _make(connection: Connection, site: Site) -> list[Object]:
     found = await objects_in(connection, schema)
     names = {each.bare_name for each in found}
     if not names.issuperset(REQUIRED + tables.OWN):
-        create_schema = tables.CREATE_SCHEMA.format(schema=quoted(schema))
         has_schema = any(each.kind == "SCHEMA" for each in found)
-        statement = (
-            tables.CREATE_OWN.format(lock=tables.LOCK)
-            if names.issuperset(REQUIRED)
-            else tables.CREATE_ALL.format(
-                lock=tables.LOCK, create_schema="" if has_schema else create_schema
-            )
-        )
+        statement = tables.create(None if has_schema else quoted(schema))
         try:
             await connection.execute(statement.encode())
         except psycopg.errors.InsufficientPrivilege as error:

@@ -191,7 +191,7 @@ class LoopEngine:
         elif create and not self._own_exist:
             # Nobody needs them for the sessions themselves, so that any failure is no failure.
             with suppress(LakebaseSessionsError):
-                await self._run(tables.CREATE_OWN.format(lock=tables.LOCK))
+                await self._run(tables.create())
             await self._tables_exist()
         if not self.keeps_records:
             logger.warning(
@@ -230,10 +230,8 @@ class LoopEngine:
                 "create_tables is False. Run once with create_tables=True, or create them in a "
                 "migration; check the database and the schema (LAKEBASE_AGENT_MEMORY_SCHEMA)."
             )
-        schema = place.schema
-        create_schema = tables.CREATE_SCHEMA.format(schema=quoted(schema)) if schema else ""
         try:
-            await self._run(tables.CREATE_ALL.format(lock=tables.LOCK, create_schema=create_schema))
+            await self._run(tables.create(quoted(place.schema) if place.schema else None))
         except (PermissionDenied, DatabaseFailure, TablesMissing) as error:
             # Somebody may have created them meanwhile, also without our lock: the upstream class.
             if await self._tables_exist():

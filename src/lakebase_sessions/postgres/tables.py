@@ -36,12 +36,6 @@ SELECT to_regclass('agent_sessions') IS NOT NULL AND to_regclass('agent_messages
 """Whether upstream's are there, ours are there, and ours may be used. Needs no privilege, not even
 when the schema is missing."""
 
-CREATE_SCHEMA = "CREATE SCHEMA IF NOT EXISTS {schema};"
-
-_LOCK = """
-SELECT pg_advisory_xact_lock({lock});
-"""
-
 _UPSTREAMS = """
 CREATE TABLE IF NOT EXISTS agent_sessions (
     session_id varchar NOT NULL PRIMARY KEY,
@@ -63,7 +57,7 @@ CREATE TABLE IF NOT EXISTS agent_conversations (
     session_id varchar NOT NULL PRIMARY KEY
         REFERENCES agent_sessions (session_id) ON DELETE CASCADE,
     title text,
-    metadata jsonb DEFAULT '{{}}' NOT NULL,
+    metadata jsonb DEFAULT '{}' NOT NULL,
     forked_from varchar,
     forked_before integer
 );
@@ -94,7 +88,7 @@ CREATE TABLE IF NOT EXISTS agent_turns (
     status varchar NOT NULL,
     model text,
     trace_id text,
-    usage jsonb DEFAULT '{{}}' NOT NULL,
+    usage jsonb DEFAULT '{}' NOT NULL,
     state text,
     PRIMARY KEY (response_id, session_id)
 );
@@ -106,8 +100,8 @@ CREATE TABLE IF NOT EXISTS agent_claims (
     holder text,
     since timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
-    waiting text[] DEFAULT '{{}}' NOT NULL,
-    seen_at timestamptz[] DEFAULT '{{}}' NOT NULL,
+    waiting text[] DEFAULT '{}' NOT NULL,
+    seen_at timestamptz[] DEFAULT '{}' NOT NULL,
     changes bigint DEFAULT 1 NOT NULL
 );
 CREATE INDEX IF NOT EXISTS idx_agent_turns_waiting
@@ -121,13 +115,40 @@ A claim is on a conversation that may not be there yet, so nothing ties it to on
 line behind its holder, `seen_at` when each of them last asked. Moments with a zone: roles may
 differ in theirs."""
 
-CREATE_ALL = _LOCK + "{create_schema}" + _UPSTREAMS + _OWN
-"""One transaction, sent as one string. The lock makes the workers of a deployment queue, because
-`IF NOT EXISTS` alone fails when two come at once. A test compares the result with upstream's."""
-
-CREATE_OWN = _LOCK + "SELECT set_config('lock_timeout', '2s', true);" + _OWN
-"""Beside tables that upstream made, or somebody else's. A foreign key waits for whoever is writing,
-and holds up who comes after: not for long."""
-
 LOCK = 0x6C616B6562617365
 """`lakebase` in ASCII: a key for the advisory lock that nobody else uses by accident."""
+
+
+def create(schema: str | None = None) -> str:
+    """Statements, sent as one string, that make the tables that are missing in one transaction.
+
+    The lock makes the workers of a deployment queue, because `IF NOT EXISTS` alone fails when two
+    come at once. What is missing is asked behind it: `CREATE INDEX IF NOT EXISTS` locks the table
+    of an index that is there, so that a worker who comes late would stand in the way of those who
+    write already, up to a deadlock. Beside tables that upstream made, a foreign key waits for
+    whoever is writing, and holds up who comes after: not for long.
+
+    Args:
+        schema: One to make where it is missing, quoted.
+    """
+    create_schema = f"CREATE SCHEMA IF NOT EXISTS {schema};" if schema else ""
+    return f"""
+SELECT pg_advisory_xact_lock({LOCK});
+{create_schema}
+DO $create$
+BEGIN
+    IF {_missing(UPSTREAMS)} THEN
+        {_UPSTREAMS}
+    END IF;
+    IF {_missing(OWN)} THEN
+        SET LOCAL lock_timeout = '2s';
+        {_OWN}
+    END IF;
+END
+$create$
+"""
+
+
+def _missing(names: tuple[str, ...]) -> str:
+    listed = ",".join(names)
+    return f"EXISTS (SELECT FROM unnest('{{{listed}}}'::text[]) AS t WHERE to_regclass(t) IS NULL)"
