@@ -4,23 +4,30 @@ Run it with `uv run python tests/benchmarks/store.py`.
 
 Real conversations, cut into pieces of five items that begin with what the user says, and repeated;
 on the embedded server, through `lakebase.store`, a page of 50. Each line: the first time and the
-median of twenty, in milliseconds. Takes five minutes and 1 GB.
+median of twenty, in milliseconds. Then an export, a load of it into an empty database, and its
+export, by the command line. Takes fifteen minutes and 4 GB of disk; `listing_peers.py` wants uv.
 """
 
 from __future__ import annotations
 
 import asyncio
+import filecmp
 import json
+import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import sqlalchemy
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -176,6 +183,57 @@ async def pruning(lakebase: Lakebase) -> None:
     )
 
 
+def transferring(local: LocalLakebase) -> None:
+    """Export, load, export: the same bytes, and no more memory than for one user's."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("first.jsonl", "second.jsonl", "user.jsonl")]
+        command(local, "export", files[2], "--user", "user-7")
+        command(local, "export", files[0])
+        local.create_database("loaded")
+        command(local, "load", files[0], "--database", "loaded")
+        command(local, "export", files[1], "--database", "loaded")
+        sizes = [file.stat().st_size / 1e6 for file in files]
+        print(f"{sizes[0]:.0f} MB, one user's {sizes[2]:.1f} MB")
+        print(f"the same bytes: {filecmp.cmp(*files[:2], shallow=False)}")
+
+
+def command(local: LocalLakebase, *arguments: str | Path) -> None:
+    begun = time.perf_counter()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "lakebase_sessions", *arguments],
+        env=os.environ | local.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    peak = 0
+    while running.poll() is None:
+        time.sleep(0.02)
+        # What `wait4` reports counts this process, of which it was a fork.
+        with suppress(ProcessLookupError, IndexError):
+            status = Path(f"/proc/{running.pid}/status").read_text()
+            peak = int(status.split("VmHWM:")[1].split()[0])
+    spent = time.perf_counter() - begun
+    shown = " ".join(a.name if isinstance(a, Path) else a for a in arguments)
+    print(f"{shown}: status {running.returncode}, {spent:.0f} s, {peak / 1000:.0f} MB", flush=True)
+
+
+def peers(dsn: str) -> None:
+    """On the same server; its classes are not ours to import."""
+    made = psycopg.conninfo.conninfo_to_dict(dsn)
+    url = sqlalchemy.URL.create(
+        "postgresql+psycopg",
+        username=str(made["user"]),
+        password=str(made["password"]) if made.get("password") else None,
+        database="databricks_postgres",
+        query={name: str(made[name]) for name in ("host", "port") if made.get(name)},
+    )
+    subprocess.run(
+        ["uv", "run", "--script", Path(__file__).with_name("listing_peers.py")],
+        env=os.environ | {"LISTING_PEERS_URL": url.render_as_string(hide_password=False)},
+        check=False,
+    )
+
+
 async def main() -> None:
     """Fill, measure, print."""
     with LocalLakebase() as local:
@@ -206,6 +264,9 @@ async def main() -> None:
             print(f"index for searches: {spent:.0f} s, {size[0]}, beside items of {size[1]}")
             async with Lakebase("local", **options) as lakebase:
                 await searches(lakebase, "index")
+            transferring(local)
+            peers(local.admin_dsn)
+            async with Lakebase("local", **options) as lakebase:
                 await pruning(lakebase)
 
 

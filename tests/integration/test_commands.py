@@ -381,6 +381,58 @@ class TestExportAndLoad:
         assert list(tmp_path.iterdir()) == []
 
 
+class TestTerminals:
+    """What long work shows, and what the shell knows."""
+
+    def test_long_work_has_a_progress_bar(
+        self, sql: psycopg.Connection[Any], tmp_path: Path, process: Start
+    ) -> None:
+        sql.execute("INSERT INTO agent_sessions SELECT 's' || n FROM generate_series(1, 3000) n")
+        sql.execute("UPDATE agent_sessions SET updated_at = localtimestamp - interval '1 day'")
+        file = str(tmp_path / "file")
+        for command, shows in (
+            (["export", file], b"Exporting"),
+            (["load", file, "--replace", "--yes"], b"Loading"),
+            (["prune", "--older-than", "1h", "--yes"], b"Deleting"),
+        ):
+            ours, theirs = pty.openpty()
+            working = process(*command, stderr=theirs)
+            os.close(theirs)
+            shown = _rest(ours)
+            assert working.stdout is not None
+            assert working.stdout.read() == b""
+            assert working.wait(60) == 0, shown
+            assert shows in shown
+            assert b"%" in shown
+        assert ids(sql) == []
+
+    def test_without_a_terminal_there_is_none(self, sql: psycopg.Connection[Any]) -> None:
+        store(sql, "a", "Hi")
+        assert "%" not in run("export", "-").stderr
+
+    @pytest.mark.parametrize(
+        ("words", "completions"),
+        [("sea", {"search"}), ("export --us", {"--user"}), ("list --order ", {"updated", "created"})],
+    )
+    def test_completion(self, words: str, completions: set[str]) -> None:
+        typed = ["lakebase-sessions", *words.split(" ")]
+        answer = subprocess.run(
+            [Path(sys.executable).with_name("lakebase-sessions")],
+            env=environment(
+                {
+                    "_LAKEBASE_SESSIONS_COMPLETE": "bash_complete",
+                    "COMP_WORDS": " ".join(typed),
+                    "COMP_CWORD": str(len(typed) - 1),
+                }
+            ),
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+        lines = answer.stdout.decode().splitlines()
+        assert {line.removeprefix("plain,") for line in lines} == completions
+
+
 class TestFailures:
     def test_no_lakebase_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in list(os.environ):

@@ -45,11 +45,11 @@ LEFT JOIN LATERAL (
     ORDER BY created_at DESC, id DESC
     LIMIT (SELECT items FROM reach)
 ) AS item ON true
-LEFT JOIN LATERAL (
-    SELECT last_item FROM agent_turns
-    WHERE session_id = %(session_id)s AND first_item = item.id AND branch_id IS NULL
-    LIMIT 1
-) AS record ON true
+LEFT JOIN (
+    SELECT first_item, max(last_item) AS last_item FROM agent_turns
+    WHERE session_id = %(session_id)s AND branch_id IS NULL
+    GROUP BY first_item
+) AS record ON record.first_item = item.id
 ORDER BY item.created_at DESC, item.id DESC
 """
 """As READ_RECORDED_TURN, and with each item: how many were to be read (NULL is all), the last item
