@@ -412,7 +412,11 @@ class TestTerminals:
 
     @pytest.mark.parametrize(
         ("words", "completions"),
-        [("sea", {"search"}), ("export --us", {"--user"}), ("list --order ", {"updated", "created"})],
+        [
+            ("sea", {"search"}),
+            ("export --us", {"--user"}),
+            ("list --order ", {"updated", "created"}),
+        ],
     )
     def test_completion(self, words: str, completions: set[str]) -> None:
         typed = ["lakebase-sessions", *words.split(" ")]

@@ -138,6 +138,28 @@ async def test_what_was_said_and_nothing_else(
     assert await found(searched, "NÄDEL") == {"output"}
 
 
+@pytest.mark.parametrize(
+    ("row", "search"),
+    [
+        (r'{"role":"user","content":"\u0054he\u0020lot"}', "THE LOT"),
+        ('{"role":"user","content":"ＴＨＥ ｌｏｔ"}', "the lot"),
+        ('{"role":"user","content":"\u212aelvin"}', "kelvin"),
+        (r'{"role":"user","content":"either\/or"}', "EITHER/or"),
+        (r'{"role":"user","content":"say \"so\" and\tgo"}', 'SAY "so" and\tgo'),
+        ('{"role":"user","content":[{"text":"one"},{"text":"two"}]}', "One\nTwo"),
+    ],
+)
+async def test_however_it_was_written(
+    searched: Lakebase, local: LocalLakebase, database: str, row: str, search: str
+) -> None:
+    with admin(local, database) as connection:
+        connection.execute("INSERT INTO agent_sessions (session_id) VALUES ('s')")
+        connection.execute(
+            "INSERT INTO agent_messages (session_id, message_data) VALUES ('s', %s)", [row]
+        )
+    assert await found(searched, search) == {"s"}
+
+
 async def test_with_the_other_filters(searched: Lakebase, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(30):
         session = searched.session(f"{number:02}", user="mia" if number % 2 else "ben")

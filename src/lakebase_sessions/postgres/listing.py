@@ -16,7 +16,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Literal, LiteralString, NamedTuple
 
-from lakebase_sessions.postgres.said import folded, is_users, said
+from lakebase_sessions.postgres.said import folded, is_users, may_say, plainly_written, said
 
 Order = Literal["updated", "created"]
 
@@ -140,7 +140,7 @@ _HAS_METADATA = """
 _WAS_SAID = """
     AND (
         SELECT true FROM agent_messages AS message
-        WHERE {rows} AND strpos({folded}, (SELECT folded FROM needle)) > 0
+        WHERE {rows} AND {perhaps} AND strpos({folded}, (SELECT folded FROM needle)) > 0
         LIMIT 1
     )
 """
@@ -226,7 +226,8 @@ def page_of(listing: Listing) -> LiteralString:
     if listing.search is not None:
         words = folded("%(words)s::text", listing.search)
         grams = f", {GRAMS}(%(item)s) AS grams" if listing.grams else ""
-        tables["needle"] = f"SELECT {words} AS folded{grams}"
+        plain = plainly_written("%(words)s::text")
+        tables["needle"] = f"SELECT {words} AS folded, {plain} AS plain{grams}"
     if listing.grams:
         tables["near"] = _first(listing, _WALK, keys=keys, scope=scope, bound=NEAR)
         walk = _WALK.format(keys=keys, scope=scope, bound=NEAR)
@@ -259,7 +260,8 @@ def _first(listing: Listing, way: str, **blanks: Any) -> str:
     if listing.search is not None:
         text = folded(said("message.message_data"), listing.search)
         rows = _CANDIDATES if way is _SORT and listing.grams else _ALL_ROWS
-        conditions += _WAS_SAID.format(rows=rows, folded=text)
+        perhaps = may_say("message.message_data", "(SELECT plain FROM needle)")
+        conditions += _WAS_SAID.format(rows=rows, perhaps=perhaps, folded=text)
     return _FIRST.format(walked=way.format(**blanks), conditions=conditions)
 
 

@@ -51,6 +51,17 @@ _FOLDED = r"""(
     FROM (SELECT {text} AS text OFFSET 0) AS unfolded
 )"""
 
+_PLAINLY_WRITTEN = r"""
+CASE WHEN {text} COLLATE "C" ~ '^[ !#-.0-[\]-~]+$' THEN lower({text} COLLATE "C") END
+"""
+
+_MAY_SAY = r"""(
+    {plain} IS NULL
+    OR strpos(lower({row} COLLATE "C"), {plain}) > 0
+    OR strpos({row}, '\u') > 0
+    OR octet_length({row}) <> length({row})
+)"""
+
 COLLATIONS = ("pg_unicode_fast", "und-x-icu", "unicode", "pg_c_utf8", "default")
 """Whose idea of upper and lower case is followed, best first; the last one is always there. A
 database's own may be `C`, which knows those of English only."""
@@ -80,3 +91,16 @@ def folded(text: str, collation: str) -> str:
         collation: One of `COLLATIONS`.
     """
     return _FOLDED.format(text=text, collation=f'pg_catalog."{collation}"')
+
+
+def plainly_written(text: str) -> str:
+    """`text`, folded, if it has one way to stand in a row of ASCII without `\\u`; else NULL."""
+    return _PLAINLY_WRITTEN.format(text=text)
+
+
+def may_say(row: str, plain: str) -> str:
+    """Whether `row` may say `plain`, of `plainly_written`: a look that spares most rows the rest.
+
+    Other letters may be folded into those of ASCII, so rows that have any are not decided here.
+    """
+    return _MAY_SAY.format(row=row, plain=plain)
