@@ -1,6 +1,11 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["agno==3.1.10", "google-adk==2.13.0", "sqlalchemy[asyncio]>=2", "psycopg[binary]>=3.2"]
+# dependencies = [
+#     "agno==3.1.10",
+#     "google-adk==2.13.0",
+#     "psycopg[binary]>=3.2",
+#     "sqlalchemy[asyncio]>=2",
+# ]
 # ///
 """What agno's and ADK's own classes take to list the conversations that `store.py` has made.
 

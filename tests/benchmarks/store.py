@@ -194,7 +194,7 @@ def transferring(local: LocalLakebase) -> None:
         command(local, "export", files[1], "--database", "loaded")
         sizes = [file.stat().st_size / 1e6 for file in files]
         print(f"{sizes[0]:.0f} MB, one user's {sizes[2]:.1f} MB")
-        print(f"the same bytes: {filecmp.cmp(*files[:2], shallow=False)}")
+        print(f"the same bytes: {filecmp.cmp(files[0], files[1], shallow=False)}")
 
 
 def command(local: LocalLakebase, *arguments: str | Path) -> None:

@@ -142,7 +142,7 @@ async def test_what_was_said_and_nothing_else(
     ("row", "search"),
     [
         (r'{"role":"user","content":"\u0054he\u0020lot"}', "THE LOT"),
-        ('{"role":"user","content":"ＴＨＥ ｌｏｔ"}', "the lot"),
+        ('{"role":"user","content":"\uff34\uff28\uff25 lot"}', "the lot"),  # full width
         ('{"role":"user","content":"\u212aelvin"}', "kelvin"),
         (r'{"role":"user","content":"either\/or"}', "EITHER/or"),
         (r'{"role":"user","content":"say \"so\" and\tgo"}', 'SAY "so" and\tgo'),

@@ -60,12 +60,11 @@ async def test_one_who_comes_late_stands_in_nobodys_way(
     local: LocalLakebase, database: str
 ) -> None:
     """To whom the tables were missing, and who makes them when they are there and written to."""
-    with admin(local, database) as writer, admin(local, database) as late:
-        with writer.transaction():
-            writer.execute("LOCK agent_sessions, agent_messages IN ROW EXCLUSIVE MODE")
-            writer.execute(f"LOCK {', '.join(OWN)} IN ROW EXCLUSIVE MODE".encode())
-            late.execute("SET lock_timeout = '2s'")
-            late.execute(create().encode())
+    with admin(local, database) as writer, admin(local, database) as late, writer.transaction():
+        writer.execute("LOCK agent_sessions, agent_messages IN ROW EXCLUSIVE MODE")
+        writer.execute(f"LOCK {', '.join(OWN)} IN ROW EXCLUSIVE MODE".encode())
+        late.execute("SET lock_timeout = '2s'")
+        late.execute(create().encode())
 
 
 @pytest.mark.long

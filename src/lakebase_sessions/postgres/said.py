@@ -94,7 +94,7 @@ def folded(text: str, collation: str) -> str:
 
 
 def plainly_written(text: str) -> str:
-    """`text`, folded, if it has one way to stand in a row of ASCII without `\\u`; else NULL."""
+    r"""`text`, folded, if it has one way to stand in a row of ASCII without `\u`; else NULL."""
     return _PLAINLY_WRITTEN.format(text=text)
 
 
