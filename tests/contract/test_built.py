@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tarfile
 import tomllib
 import zipfile
@@ -79,9 +80,8 @@ def test_the_sdist(built: Path) -> None:
 def test_the_version_is_said_once() -> None:
     """`--version` reads what is installed, and that has it from pyproject.toml."""
     version = written_version()
-    done = subprocess.run(
-        ["lakebase-sessions", "--version"], capture_output=True, text=True, check=True
-    )
+    command = Path(sys.executable).with_name("lakebase-sessions")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == version
     for path in SOURCE.rglob("*.py"):
         assert f'"{version}"' not in path.read_text(), f"{path} says the version, too"

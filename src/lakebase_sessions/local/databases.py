@@ -53,9 +53,7 @@ class Databases:
                 run(conn, "CREATE DATABASE {} OWNER {} TEMPLATE {}", name, owner, template)
             # As on the platform, a permission is needed even to connect.
             run(conn, "REVOKE ALL ON DATABASE {} FROM PUBLIC", name)
-        with self._admin.connect(name) as conn:
-            run(conn, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-        self._use(name)
+        self._use(name, is_new=True)
 
     def drop(self, name: str) -> None:
         """Drop a database, ending its sessions. One that is not there is fine."""
@@ -63,10 +61,12 @@ class Databases:
         with self._admin.connect() as conn:
             run(conn, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
 
-    def _use(self, name: str) -> None:
+    def _use(self, name: str, *, is_new: bool = False) -> None:
         with self._admin.connect(name) as conn:
+            if is_new:
+                run(conn, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
             databricks_auth.offer(conn)
-        self._roles.let_in(name)
+            self._roles.let_in(conn, name)
 
     def leave(self) -> None:
         """Leave nothing of ours in the databases of a server that is somebody else's."""

@@ -68,9 +68,9 @@ class Roles:
                     run(conn, f"COMMENT ON ROLE {{}} IS '{MARK}'", name)
             run(conn, "GRANT pg_read_all_data, pg_write_all_data, pg_monitor TO {}", SUPERUSER)
 
-    def let_in(self, database: str) -> None:
-        """Give all users their permissions on a database; from now on new users, too."""
-        with self._lock, self._admin.connect(database) as conn:
+    def let_in(self, conn: Connection, database: str) -> None:
+        """Give all users their permissions on the connection's database; later new users, too."""
+        with self._lock:
             for name, can_create in self._users.items():
                 _grant(conn, database, name, can_create=can_create)
             if database not in self.databases:
