@@ -7,6 +7,7 @@ import itertools
 import json
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -707,3 +708,48 @@ async def test_a_run_that_fails_leaves_no_fork(page: Page, lakebase: Lakebase) -
     async with page.session.engine.connect() as connection:
         found = await connection.exec_driver_sql("SELECT count(*) FROM agent_sessions")
         assert found.scalar() == 1
+
+
+async def test_a_fork_holds_what_the_model_saw(lakebase: Lakebase) -> None:
+    """Another tab has put other turns in the place of those that it begins with."""
+    session = lakebase.session("s")
+    await session.add_items([said("user", "1"), said("assistant", "1")])
+    await session.add_items([said("user", "2"), said("assistant", "2")])
+    resent = [said("user", "1"), said("assistant", "1"), said("user", "2, edited")]
+    with pytest.raises(ConversationConflict):
+        async with session.turn() as turn:
+            turn.edit = Edit.of(resent, None, "fork")
+            assert len(await turn.get_items()) == 2
+            await session.rewind(before_turn=1)
+            for text in ("A", "B"):
+                await session.add_items([said("user", text), said("assistant", text)])
+            await turn.add_items([said("user", "2, edited"), said("assistant", "3")])
+    assert [each.session_id async for each in lakebase.store.list()] == ["s"]
+
+
+async def test_a_fork_is_there_with_its_turn_or_not_at_all(lakebase: Lakebase) -> None:
+    """Cancelled at whichever moment."""
+    resent = [said("user", "1"), said("assistant", "1"), said("user", "2, edited")]
+    for rounds in range(24):
+        session = lakebase.session("s", user=f"{rounds}")
+        for text in "12":
+            await session.add_items([said("user", text), said("assistant", text)])
+
+        ready = asyncio.Event()
+
+        async def edit(session: Any = session, ready: asyncio.Event = ready) -> None:
+            async with session.turn() as turn:
+                turn.edit = Edit.of(resent, None, "fork")
+                await turn.get_items()
+                ready.set()
+                await turn.add_items([said("user", "2, edited"), said("assistant", "3")])
+
+        editing = asyncio.ensure_future(edit())
+        await ready.wait()
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        editing.cancel()
+        with suppress(asyncio.CancelledError):
+            await editing
+        lengths = [each.items async for each in lakebase.store.list(user=f"{rounds}")]
+        assert lengths in ([4], [4, 4]), rounds

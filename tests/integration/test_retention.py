@@ -156,3 +156,17 @@ async def test_what_makes_no_sense_deletes_nothing(lakebase: Lakebase, asked: An
 async def test_older_than_all_time_is_nothing(lakebase: Lakebase) -> None:
     await begun(lakebase, "a")
     assert [each async for each in lakebase.store.prune(older_than=timedelta.max)] == []
+
+
+@pytest.mark.parametrize("kind", ["turn", "stepped_turn"])
+async def test_a_turn_that_has_claimed_its_conversation_keeps_it(
+    lakebase: Lakebase, local: LocalLakebase, database: str, kind: str
+) -> None:
+    """It has stored nothing yet, and its model may think for minutes."""
+    await begun(lakebase, "a", "b")
+    aged(local, database)
+    async with getattr(lakebase.session("a"), kind)(on_busy="refuse") as turn:
+        assert len(await turn.get_items()) == 2
+        assert [each async for each in lakebase.store.prune(older_than=MONTH)] == [Pruned(1, 2, 1)]
+        await turn.add_items([said("3")])
+    assert len(await lakebase.session("a").get_items()) == 3

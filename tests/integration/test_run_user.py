@@ -120,3 +120,18 @@ async def test_a_window_holds_here_too(lakebase: Lakebase) -> None:
         config = RunConfig(session_input_callback=callback)
         await Runner.run(AGENT, "Hi", session=session, context={"user": "mia"}, run_config=config)
     assert seen == [0, 2, 3]
+
+
+@pytest.mark.parametrize("on_busy", [None, "refuse", "wait"])
+async def test_a_turn_outside_a_run_reads_nobodys_conversation(
+    lakebase: Lakebase, on_busy: Any
+) -> None:
+    """Not even to claim it: the id, as the client sent it, may be another user's."""
+    await lakebase.session("secret", user="mia").add_items([{"role": "user", "content": "Hi"}])
+    stolen = lakebase.session("mia:secret", user=lambda run: run.context["user"])
+    async with stolen.turn(on_busy=on_busy) as turn:
+        for reading in (turn.get_items, turn.pop_item, lambda: turn.resume(["approval"])):
+            with pytest.raises(InvalidUser):
+                await reading()
+    async with lakebase.session("secret", user="mia").turn(on_busy="refuse") as turn:
+        assert len(await turn.get_items()) == 1  # and nobody else's claim is on it

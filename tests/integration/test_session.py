@@ -51,6 +51,14 @@ async def test_a_limit_that_is_none_is_refused(lakebase: Lakebase, limit: Any) -
         lakebase.session("s", history_limit=limit)
 
 
+async def test_a_limit_may_be_any_number(lakebase: Lakebase) -> None:
+    session = lakebase.session("s", history_limit=10**30)
+    await session.add_items(said(2))
+    assert await session.get_items() == await session.get_items(2**63) == said(2)
+    async with session.turn() as turn:
+        assert await turn.get_items() == said(2)
+
+
 async def test_corrupt_rows_are_skipped_and_do_not_count(
     lakebase: Lakebase, local: LocalLakebase, database: str
 ) -> None:

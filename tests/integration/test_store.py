@@ -23,6 +23,7 @@ from lakebase_sessions import (
     Lakebase,
     TablesMissing,
 )
+from lakebase_sessions.conversation.listing import Cursor
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.postgres import listing
 
@@ -287,6 +288,17 @@ async def test_what_is_within_the_bounds_is_not(lakebase: Lakebase) -> None:
 async def test_a_query_that_makes_no_sense(lakebase: Lakebase, asked: Any) -> None:
     with pytest.raises(InvalidQuery):
         await lakebase.store.page(**asked)
+
+
+@pytest.mark.parametrize("key", ["2026-01-01\0", "2026-W01-1", "2026-01-01\ud80000:00:00", "now"])
+async def test_a_forged_place_leads_nowhere(lakebase: Lakebase, key: str) -> None:
+    with pytest.raises(InvalidQuery):
+        await lakebase.store.page(after=str(Cursor("updated", key, "s")))
+
+
+@pytest.mark.parametrize("response_id", ["resp\0", "\ud800", ""])
+async def test_what_no_response_is_called_is_nobodys(lakebase: Lakebase, response_id: str) -> None:
+    assert await lakebase.store.find_response(response_id) is None
 
 
 async def test_a_page_of_another_order_leads_nowhere(lakebase: Lakebase) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from conftest import admin
 
-from lakebase_sessions import Lakebase
+from lakebase_sessions import Lakebase, LakebaseSession
 from lakebase_sessions.local import LocalLakebase
+
+WAITING = json.dumps({"approvals": [{"id": "yes"}]})
 
 
 def said(role: str, content: str) -> Any:
@@ -129,3 +134,60 @@ async def test_a_turn_in_the_place_of_others(
             "SELECT number, branch_id IS NULL FROM agent_turns ORDER BY first_item"
         ).fetchall()
     assert turns == [(1, True), (2, False), (3, False), (2, True)]
+
+
+async def test_an_atomic_turn_that_reads_nothing_has_a_row_too(lakebase: Lakebase) -> None:
+    session = lakebase.session("s", history_limit=0)
+    for text in "ab":
+        async with session.turn() as turn:
+            assert await turn.get_items() == []
+            await turn.add_items([said("user", text), said("assistant", text)])
+        assert turn.record.response_id in [each.response_id for each in await session.turns()]
+    async with session.turn() as turn:
+        await turn.get_items()
+        await turn.add_items([said("user", "c")])
+        await turn.wait(WAITING)
+    async with session.turn() as turn:
+        assert await turn.resume(["yes"]) == WAITING
+
+
+@pytest.mark.parametrize("kind", ["turn", "stepped_turn"])
+async def test_an_answer_that_is_cancelled_leaves_the_approval(
+    lakebase: Lakebase, kind: str
+) -> None:
+    """At whichever moment: as long as nothing has run, somebody may answer again."""
+    for rounds in itertools.count():
+        session = lakebase.session(f"{rounds}")
+        async with getattr(session, kind)() as turn:
+            await turn.get_items()
+            await turn.add_items([said("user", "pay")])
+            await turn.wait(WAITING)
+
+        async def answer(session: LakebaseSession = session) -> Any:
+            async with getattr(session, kind)() as turn:
+                return await turn.resume(["yes"])
+
+        answering = asyncio.ensure_future(answer())
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        answering.cancel()
+        with suppress(asyncio.CancelledError):
+            await answering
+        if not answering.cancelled():
+            break  # it was over by then
+        assert await answer() == WAITING, rounds
+    assert rounds > 3
+
+
+async def test_whatever_dates_look_like_to_others(local: LocalLakebase, database: str) -> None:
+    with admin(local, database) as connection:
+        connection.execute(f"ALTER DATABASE {database} SET datestyle = 'SQL, DMY'".encode())
+    async with Lakebase(
+        "local", workspace_client=local.workspace_client(), database=database
+    ) as lakebase:
+        for text in "ab":
+            async with lakebase.session("s").turn() as turn:
+                await turn.get_items()
+                await turn.add_items([said("user", text)])
+        assert [each.number for each in await lakebase.session("s").turns()] == [1, 2]
+        assert (await lakebase.store.get("s")).turns == 2

@@ -32,6 +32,7 @@ from lakebase_sessions.errors import (
     TurnNotOpen,
 )
 from lakebase_sessions.postgres import edits, queries
+from lakebase_sessions.workspace.background import settled
 
 if TYPE_CHECKING:
     from agents import RunContextWrapper
@@ -326,7 +327,7 @@ class AtomicTurn(Waiting, Session):
 
     async def _store(self) -> None:
         if self._seen.version is None:  # what was there did not matter
-            await self._session._add(self._added)
+            await self._append()
             return
         if self._fork:
             await self._store_in(self._fork)
@@ -346,10 +347,35 @@ class AtomicTurn(Waiting, Session):
         if not stored:
             raise self._conflict()
 
+    async def _append(self) -> None:
+        if (await self._session._open()).keeps_records:
+            await self._session._write(
+                queries.ADD_RECORDED_ITEMS,
+                **self._noted(),
+                items="\n".join(self._added),
+                count=str(len(self._added)),
+            )
+        else:
+            await self._session._add(self._added)
+
     async def _store_in(self, fork: Conversation) -> None:
-        """Into a copy of what stands before this turn; whoever wrote behind that is no conflict."""
+        """Into a copy of what stands before this turn; whoever wrote behind that is no conflict.
+
+        Two statements, both or none: a cancellation waits for the second.
+        """
+        storing = asyncio.ensure_future(self._copy_and_add(fork))
         try:
-            await self._session.fork(fork.session_id, before_turn=self.record.number)
+            await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            await settled(storing)
+            if not storing.cancelled():
+                storing.exception()  # nobody else will look at it
+            raise
+
+    async def _copy_and_add(self, fork: Conversation) -> None:
+        number = self.record.number
+        try:
+            await self._session._copy(fork.session_id, number, first_item=self._cut)
         except (ConversationNotFound, TurnNotFound) as error:
             raise self._conflict() from error
         try:

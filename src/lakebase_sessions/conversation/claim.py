@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, LiteralString
 from lakebase_sessions.errors import (
     ConfigurationError,
     ConversationBusy,
+    InvalidUser,
     LakebaseSessionsError,
 )
 from lakebase_sessions.postgres import claims
@@ -106,6 +107,8 @@ class Claim:
             if self._known:
                 try:
                     await self.session._write_repeatable(claims.GIVE_UP_CLAIM, holder=self._holder)
+                except InvalidUser:
+                    pass  # no run has come, so nothing was claimed
                 except LakebaseSessionsError as error:
                     # What the turn itself came to matters more.
                     logger.warning(

@@ -167,10 +167,18 @@ class GoingBack:
         if before_turn is not None:
             self._check_number(before_turn)
         await self._check_tables()
+        await self._copy(fork.session_id, before_turn)
+        return fork
+
+    async def _copy(
+        self, fork_id: str, before_turn: int | None, *, first_item: int | None = None
+    ) -> None:
+        """What `fork` does; the turn has to begin with `first_item`, where that is given."""
         rows = await self._write(
             going_back.FORK,
-            fork=fork.session_id,
+            fork=fork_id,
             before_turn=None if before_turn is None else str(before_turn),
+            first_item=None if first_item is None else str(first_item),
         )
         known, found, done = rows[0]
         if not known:
@@ -179,10 +187,9 @@ class GoingBack:
             raise self._no_turn(f"turn {before_turn!r}")
         if not done:
             raise ConversationExists(
-                f"There is a conversation {fork.session_id!a} already, so nothing was copied. "
-                "Without an id fork() makes one."
+                f"There is a conversation {fork_id!a} already, so nothing was copied. Without an "
+                "id fork() makes one."
             )
-        return fork
 
     async def branches(self) -> list[Branch]:
         """What was taken out of the conversation and is kept, latest first. One round trip.

@@ -75,6 +75,10 @@ def _decoded(row: str) -> list[TResponseInputItem]:
     return []
 
 
+_MOST = 2**62
+"""Of items; a sum of two still is a bigint."""
+
+
 def checked_limit(limit: int | None) -> int | None:
     """`limit`, if it is one.
 
@@ -83,4 +87,4 @@ def checked_limit(limit: int | None) -> int | None:
     """
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
         raise InvalidLimit(f"A limit is a whole number of items from 0, or None; not {limit!r}.")
-    return limit
+    return None if limit is None else min(limit, _MOST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from lakebase_sessions.errors import InvalidQuery
 if TYPE_CHECKING:
     from lakebase_sessions.postgres.listing import Order
 
+_KEY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}")
+"""As `to_char` writes it: `fromisoformat` takes more, and Postgres less."""
 PREVIEW_LENGTH = 80
 """Characters of a preview: a line in a list."""
 
@@ -121,7 +124,7 @@ class Cursor(NamedTuple):
             padded = text + "=" * (-len(text) % 4)
             of, key, session_id = json.loads(base64.urlsafe_b64decode(padded))
             datetime.fromisoformat(key)
-            if of == order and check_session_id(session_id) == session_id:
+            if of == order and _KEY.fullmatch(key) and check_session_id(session_id) == session_id:
                 return cls(order, key, session_id)
         raise InvalidQuery(
             "`after` is not what a page in this order had as its `next`. Begin the listing anew."

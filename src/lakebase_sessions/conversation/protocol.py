@@ -39,9 +39,8 @@ class Conversation(Protocol):
     async def pop_item(self) -> TResponseInputItem | None:
         """As of `LakebaseSession`."""
 
-    async def fork(
-        self, session_id: object = None, *, before_turn: int | None = None
-    ) -> Conversation:
-        """As of `LakebaseSession`."""
+    async def _copy(
+        self, fork_id: str, before_turn: int | None, *, first_item: int | None = None
+    ) -> None: ...
 
     def _sibling(self, session_id: str) -> Conversation: ...

@@ -50,8 +50,8 @@ class RunUserSession(LakebaseSession):
     async def _read(self, *_statement: Any, **_parameters: Any) -> NoReturn:
         self._refuse()
 
-    async def _write(self, *_statement: Any, **_parameters: Any) -> NoReturn:
-        self._refuse()
+    async def _settled(self, *_statement: Any, **_parameters: Any) -> NoReturn:
+        self._refuse()  # whatever writes
 
     def _refuse(self) -> NoReturn:
         raise InvalidUser(

@@ -270,7 +270,7 @@ class SessionStore:
             None if no conversation has it, or only as a branch.
         """
         engine = await self._engine(own=True)
-        if "\0" in response_id:
+        if not response_id.isprintable():  # what Postgres cannot take is nobody's
             return None
         prefix = "" if user is None else user_prefix(user)
         rows = await engine.rows(

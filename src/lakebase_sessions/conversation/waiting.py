@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 from lakebase_sessions.conversation.meter import Spending
 from lakebase_sessions.conversation.snapshot import Snapshot, Version
 from lakebase_sessions.postgres import approvals
+from lakebase_sessions.workspace.background import settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from lakebase_sessions.conversation.claim import Claim
     from lakebase_sessions.conversation.protocol import Conversation
     from lakebase_sessions.conversation.records import TurnRecord
+
+
+logger = logging.getLogger(__name__)
 
 
 class Waiting:
@@ -52,7 +58,7 @@ class Waiting:
         (await self._session._open()).check_records()
         if self._claim is not None:
             await self._claim.take()
-        rows = await self._session._write(approvals.CLAIM, answered=",".join(answered))
+        rows = await self._claimed(",".join(answered))
         if not rows:
             return None
         response_id, number, newest, state, updated_at, usage, model = rows[0]
@@ -62,6 +68,26 @@ class Waiting:
         self._seen = Snapshot(Version(updated_at, newest))
         self._spending = Spending(record)
         return str(state)
+
+    async def _claimed(self, answered: str) -> list[tuple[Any, ...]]:
+        """The turn that waits for `answered`; where this is cancelled meanwhile it waits on."""
+        claiming = asyncio.ensure_future(self._session._write(approvals.CLAIM, answered=answered))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            await settled(claiming)
+            if not claiming.cancelled() and claiming.exception() is None and claiming.result():
+                self.record.response_id = claiming.result()[0][0]
+                releasing = asyncio.ensure_future(self.release())
+                await settled(releasing)
+                if releasing.exception() is not None:
+                    logger.warning(
+                        "Turn %s was taken up for an answer that was cancelled, and could not be "
+                        "put back to wait: %s",
+                        self.record.response_id,
+                        releasing.exception(),
+                    )
+            raise
 
     def meet(self, wrapper: RunContextWrapper[Any]) -> None:
         """Count what the resumed run uses from now on, before it has come here itself."""

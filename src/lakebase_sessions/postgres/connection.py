@@ -257,6 +257,8 @@ def _parameters(place: Place) -> dict[str, Any]:
         f"statement_timeout={int(timeout * 2000)}",
         # Under any other, of two who write to one conversation at once the second one fails.
         "default_transaction_isolation=read committed",
+        # Moments come back as text, and go out again as they came.
+        "datestyle=ISO",
     ]
     if place.schema:
         # At connect, so that no checkout costs a SET. No fall-back to public: tables of the same

@@ -45,15 +45,18 @@ LEFT JOIN LATERAL (
     ORDER BY created_at DESC, id DESC
     LIMIT (SELECT items FROM reach)
 ) AS item ON true
-LEFT JOIN (
-    SELECT first_item, max(last_item) AS last_item FROM agent_turns
-    WHERE session_id = %(session_id)s AND branch_id IS NULL
-    GROUP BY first_item
-) AS record ON record.first_item = item.id
+LEFT JOIN LATERAL (
+    SELECT last_item FROM agent_turns
+    WHERE session_id = %(session_id)s AND first_item = item.id AND branch_id IS NULL
+    LIMIT 1
+) AS record ON true
 ORDER BY item.created_at DESC, item.id DESC
 """
 """As READ_RECORDED_TURN, and with each item: how many were to be read (NULL is all), the last item
 of the turn whose record begins with it, the first item of turn number `turn`, and how many turns
 there are; the latter two only with a `turn`. All are read where one of the first rows has the words
 `opening`: a client may have resent them all. Else what turn number `turn` leaves, and `limit` items
-before that."""
+before that.
+
+The record of each item is looked up in the index, as in `going_back`: joined, where the tables had
+not been analyzed yet, 10,000 items took 7.8 s instead of 0.04."""

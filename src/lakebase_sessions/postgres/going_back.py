@@ -304,6 +304,7 @@ FORK = f"""
 WITH {_SEEN}{_TURN}, cut AS (
     SELECT id, created_at FROM turn
     WHERE %(before_turn)s::integer IS NOT NULL AND number = %(before_turn)s::integer
+        AND id = coalesce(%(first_item)s::bigint, id)
 ), session AS (
     INSERT INTO agent_sessions (session_id, updated_at)
     SELECT %(fork)s, GREATEST(LOCALTIMESTAMP, seen.updated_at) FROM seen
@@ -354,7 +355,8 @@ SELECT EXISTS (SELECT FROM seen),
     %(before_turn)s::integer IS NULL OR EXISTS (SELECT FROM cut),
     EXISTS (SELECT FROM session)
 """
-"""One row: whether the conversation and the turn are there, and whether the new id was free.
+"""One row: whether the conversation and the turn are there, and whether the new id was free. Where
+`first_item` is given, the turn has to begin with that.
 
 New ids are given in order, so the n-th copied item has the n-th of them. They are found by search
 in a sorted array: a join could become a loop of all turns in a loop of all items. What runs or

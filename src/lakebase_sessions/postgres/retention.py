@@ -19,8 +19,14 @@ _UNUSED = """
         WHERE turn.session_id = session.session_id
             AND turn.created_at >= %(until)s::timestamptz AT TIME ZONE current_setting('TimeZone')
     )
+    AND NOT EXISTS (
+        SELECT FROM agent_claims AS claim
+        WHERE claim.session_id = session.session_id
+            AND claim.holder IS NOT NULL
+            AND claim.expires_at > clock_timestamp()
+    )
 """
-"""A turn that has begun, and has not stored anything yet."""
+"""A turn that has stored nothing but its record, and one that has claimed the conversation."""
 
 _COUNT = """
 SELECT count(*), coalesce(sum(held.items), 0)

@@ -130,8 +130,10 @@ SELECT session_id, response_id, branch, number, first,
     created_at, status, model, trace_id, usage, state
 FROM (
     SELECT turn.session_id, turn.response_id, branch.number AS branch, turn.number,
-        coalesce(first.number, {_OF_TURN.format(which="min")}) AS first,
-        coalesce(last.number, {_OF_TURN.format(which="max")}) AS last,
+        CASE WHEN turn.first_item IS NOT NULL
+            THEN coalesce(first.number, {_OF_TURN.format(which="min")}) END AS first,
+        CASE WHEN turn.first_item IS NOT NULL
+            THEN coalesce(last.number, {_OF_TURN.format(which="max")}) END AS last,
         {_utc("turn.created_at")} AS created_at, turn.status, turn.model, turn.trace_id,
         turn.usage::text, turn.state
     FROM agent_turns AS turn
@@ -144,8 +146,13 @@ FROM (
 ) AS turn
 ORDER BY session_id, first NULLS FIRST, created_at, response_id
 """
-"""Where its first or last item is gone, what is left of it counts."""
+"""Where its first or last item is gone, what is left of it counts. A turn without items, as of a
+run that failed, is not looked for among all of them."""
 
+LOCK = f"""
+SELECT FROM agent_sessions WHERE session_id = ANY ({_IDS}) ORDER BY session_id FOR UPDATE
+"""
+"""As every other writer does first: two who lock in different orders block each other."""
 REMOVE_ITEMS = f"DELETE FROM agent_messages WHERE session_id = ANY ({_IDS})"
 REMOVE = f"DELETE FROM agent_sessions WHERE session_id = ANY ({_IDS})"
 """In statements of their own: the tables may have been made without a cascade."""

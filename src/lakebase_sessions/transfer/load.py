@@ -343,7 +343,7 @@ class _Loading:
     async def _send_heads(self, transaction: Transaction) -> None:
         ids = [head["session_id"] for head in self._heads]
         if self._replace:
-            for statement in (transfer.REMOVE_ITEMS, transfer.REMOVE):
+            for statement in (transfer.LOCK, transfer.REMOVE_ITEMS, transfer.REMOVE):
                 await transaction.rows(statement, {"ids": json.dumps(ids)})
         rows = await transaction.rows(transfer.INSERT_HEADS, {"heads": json.dumps(self._heads)})
         made = {session_id for (session_id,) in rows}
