@@ -422,12 +422,15 @@ async def test_so_does_the_store(
 async def test_pruning_a_conversation_deletes_its_claim(
     lakebase: Lakebase, local: LocalLakebase, database: str
 ) -> None:
+    """One of a worker that died, say; who runs keeps the conversation, too."""
     session = lakebase.session("s")
     await session.add_items([said("user", "0")])
     async with session.turn(on_busy="refuse") as turn:
         await turn.get_items()
-        async for _ in lakebase.store.prune(older_than=timedelta(0)):
-            pass
+        assert [each async for each in lakebase.store.prune(older_than=timedelta(0))] == []
+        with admin(local, database) as connection:
+            connection.execute("UPDATE agent_claims SET expires_at = now()")
+        assert [each.conversations async for each in lakebase.store.prune(older_than=timedelta(0))]
         assert claims_in(local, database) == []
 
 

@@ -12,7 +12,7 @@ from proxy import Proxy
 
 from lakebase_sessions import Lakebase, LakebaseSession
 from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.postgres import going_back
+from lakebase_sessions.postgres import edits, going_back
 
 pytestmark = pytest.mark.long
 
@@ -86,13 +86,14 @@ def test_the_work_grows_with_the_conversation_and_no_faster(
     local: LocalLakebase, database: str
 ) -> None:
     """In rows, whatever the planner knows: no loop of all turns in a loop of all items."""
-    statements: dict[str, tuple[str, dict[str, str]]] = {
+    statements: dict[str, tuple[str, dict[str, str | None]]] = {
         "turns": (going_back.TURNS, {"limit": "1"}),
         "branches": (going_back.BRANCHES, {}),
         "rewind": (going_back.REWIND, {"before_turn": "2", "to_response": ""}),
         "for good": (going_back.REWIND_FOR_GOOD, {"before_turn": "2", "to_response": ""}),
         "restore": (going_back.RESTORE, {"branch": "0"}),
-        "fork": (going_back.FORK, {"before_turn": "100", "fork": "fork"}),
+        "fork": (going_back.FORK, {"before_turn": "100", "fork": "fork", "first_item": None}),
+        "resent": (edits.READ_RESENT_TURN, {"limit": None, "turn": None, "opening": "Hi"}),
     }
     with admin(local, database) as connection:
         for name, turns in (("short", 300), ("long", 3000)):
@@ -133,10 +134,10 @@ def fill(connection: psycopg.Connection[Any], name: str, turns: int) -> None:
 
 
 def rows_gone_through(
-    connection: psycopg.Connection[Any], statement: str, parameters: dict[str, str]
+    connection: psycopg.Connection[Any], statement: str, parameters: dict[str, str | None]
 ) -> float:
     numbered = statement % {name: f"${at}" for at, name in enumerate(parameters, 1)}
-    values = ", ".join(f"'{value}'" for value in parameters.values())
+    values = ", ".join("NULL" if value is None else f"'{value}'" for value in parameters.values())
     connection.execute(
         f"PREPARE it ({', '.join(['text'] * len(parameters))}) AS {numbered}".encode()
     )
