@@ -47,6 +47,7 @@ class TestAsyncDatabricksSession(SessionContract):
             await session.engine.dispose()
 
 
+@pytest.mark.long
 class TestSQLAlchemySession(SessionContract):
     """On the driver that this package uses."""
 

@@ -20,7 +20,10 @@ from lakebase_sessions import Lakebase, invoke_turn, stream_turn
 from lakebase_sessions.local import LocalLakebase
 from lakebase_sessions.testing import OfflineModel
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
+pytestmark = [
+    pytest.mark.long,  # each sets up a database of MLflow's
+    pytest.mark.filterwarnings("ignore"),  # MLflow's own
+]
 
 
 @pytest.fixture
@@ -177,7 +180,6 @@ async def client(tracing: None, lakebase: Lakebase) -> AsyncIterator[httpx.Async
     server._invoke_function = server._stream_function = None
 
 
-@pytest.mark.long
 async def test_many_requests_at_once(
     client: httpx.AsyncClient, local: LocalLakebase, database: str
 ) -> None:
