@@ -12,7 +12,7 @@ import openai
 import pytest
 import uvicorn
 from agents import Agent
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, HTTPException, Request
 from mlflow.genai.agent_server import AgentServer, get_request_headers, server
 from mlflow.types.responses import (
     ResponsesAgentRequest,
@@ -302,3 +302,34 @@ def _use(base_url: str) -> None:
         assert len(list(client.conversations.items.list(made.id, limit=1))) == 2
         client.conversations.items.delete(item.id, conversation_id=made.id)
         assert client.conversations.delete(made.id).deleted
+
+
+async def test_beside_mlflows_chat_proxy(lakebase: Lakebase) -> None:
+    agent_server = AgentServer("ResponsesAgent", enable_chat_proxy=True)
+    add_conversations(agent_server.app, lakebase=lakebase)
+    async with (
+        agent_server.proxy_client,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(agent_server.app), base_url="http://agent"
+        ) as http,
+    ):
+        made = (await http.post("/conversations", json={"items": [HELLO]})).json()
+        listed = (await http.get("/conversations")).json()
+        assert [each["id"] for each in listed["data"]] == [made["id"]]
+        items = await http.get(f"/conversations/{made['id']}/items")
+        assert items.json()["object"] == "list"
+        assert (await http.get("/nobody")).status_code == 404
+
+
+async def test_an_apps_own_dependencies_hold(lakebase: Lakebase) -> None:
+    def no_guests(request: Request) -> None:
+        if "x-user" not in request.headers:
+            raise HTTPException(403)
+
+    app = FastAPI(dependencies=[Depends(no_guests)])
+    add_conversations(app, lakebase=lakebase)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://agent"
+    ) as http:
+        assert (await http.get("/conversations")).status_code == 403
+        assert (await http.get("/conversations", headers={"x-user": "mia"})).status_code == 200

@@ -72,7 +72,8 @@ def add_conversations(
     Example:
         >>> add_conversations(app, user=current_user)
     """
-    app.include_router(conversations_router(user=user, lakebase=lakebase))
+    # Routes of the app itself: MLflow's chat proxy takes a router's for paths that nobody serves.
+    _add_routes(app.router, user, lakebase)
     app.add_middleware(OpenAIRequests, user=user, lakebase=lakebase)
 
 
@@ -91,8 +92,13 @@ def conversations_router(*, user: Caller = None, lakebase: Lakebase | None = Non
     Example:
         >>> app.include_router(conversations_router(user=current_user))
     """
+    router = APIRouter()
+    _add_routes(router, user, lakebase)
+    return router
+
+
+def _add_routes(router: APIRouter, user: Caller, lakebase: Lakebase | None) -> None:
     routes = _Routes(user, lakebase)
-    router = APIRouter(route_class=_Route, tags=["conversations"])
     for path, method, handler, summary in (
         ("", "POST", routes.create, "Create a conversation"),
         ("", "GET", routes.list, "List the user's conversations, or search what was said in them"),
@@ -128,8 +134,9 @@ def conversations_router(*, user: Caller = None, lakebase: Lakebase | None = Non
             methods=[method],
             summary=summary,
             operation_id=f"conversations_{handler.__name__}",
+            tags=["conversations"],
+            route_class_override=_Route,
         )
-    return router
 
 
 class _Body(BaseModel):
