@@ -277,6 +277,41 @@ async def test_a_previous_response_that_is_not_there(client: openai.AsyncOpenAI)
     assert caught.value.code == "previous_response_not_found"
 
 
+async def test_a_previous_response_counts_beside_outputs_that_are_sent_back(
+    client: openai.AsyncOpenAI, http: httpx.AsyncClient
+) -> None:
+    made = await client.conversations.create()
+    first = await client.responses.create(model="agent", conversation=made.id, input="Hello")
+    second = await client.responses.create(model="agent", conversation=made.id, input="And?")
+    sent_back: Any = {"custom_inputs": second.model_dump()["custom_outputs"]}
+    await client.responses.create(
+        model="agent", previous_response_id=first.id, input="Or?", extra_body=sent_back
+    )
+    turns = (await http.get(f"/conversations/{made.id}/turns")).json()["data"]
+    assert [turn["preview"] for turn in turns] == ["Hello", "Or?"]
+
+
+@pytest.mark.parametrize("mount", ["", "/agents/first"])
+async def test_only_the_agents_own_requests_are_rewritten(lakebase: Lakebase, mount: str) -> None:
+    agent = FastAPI()
+
+    @agent.post("/responses")
+    @agent.post("/surveys/7/responses")
+    async def echo(request: Request) -> Any:
+        return await request.json()
+
+    add_conversations(agent, lakebase=lakebase)
+    app = FastAPI()
+    app.mount(mount, agent)
+    said = {"input": "Hello", "conversation": "trip-7"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url=f"http://agent{mount}"
+    ) as http:
+        assert (await http.post("/surveys/7/responses", json=said)).json() == said
+        rewritten = (await http.post("/responses", json=said)).json()
+        assert rewritten["custom_inputs"] == {"session_id": "trip-7"}
+
+
 async def test_the_synchronous_client(app: FastAPI) -> None:
     """Over a socket: it has no transport to an app in the same process."""
     listener = socket.create_server(("127.0.0.1", 0))
