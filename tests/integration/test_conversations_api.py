@@ -12,6 +12,7 @@ import openai
 import pytest
 import uvicorn
 from agents import Agent
+from agents.models.chatcmpl_converter import Converter
 from fastapi import Depends, FastAPI, HTTPException, Request
 from mlflow.genai.agent_server import AgentServer, get_request_headers, server
 from mlflow.types.responses import (
@@ -217,6 +218,68 @@ async def test_what_is_wrong_is_named(
     error = answer.json()["error"]
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
+
+
+CALL: Any = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"foo": 1},
+        {"id": "item_1"},
+        {"type": "poem", "text": "Hello"},
+        {"type": ["message"]},
+        {"type": "item_reference", "id": "item_1"},
+        {"type": "function_call", "call_id": "c1"},
+        {"role": "user"},
+        {"role": "guest", "content": "Hello"},
+        {"role": ["user"], "content": "Hello"},
+        {"role": "user", "content": None},
+        {"role": "user", "content": ["Hello"]},
+        {"role": "user", "content": [{"type": "input_texxt", "text": "Hello"}]},
+        {"role": "user", "content": [{"type": "input_text"}]},
+        {"role": "user", "content": [{"type": "output_text", "text": "Hello"}]},
+        {"role": "assistant", "content": [{"type": "input_text", "text": "Hello"}]},
+    ],
+)
+async def test_what_is_no_item_is_refused(http: httpx.AsyncClient, item: Any) -> None:
+    made = (await http.post("/conversations", json={"items": [HELLO]})).json()
+    path = f"/conversations/{made['id']}/items"
+    for answer in (
+        await http.post("/conversations", json={"items": [HELLO, item]}),
+        await http.post(path, json={"items": [HELLO, item]}),
+    ):
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "items"
+        assert "items[1]" in answer.json()["error"]["message"]
+    assert len((await http.get(path)).json()["data"]) == 1
+
+
+async def test_items_that_are_taken_can_be_sent_to_a_model(
+    http: httpx.AsyncClient, lakebase: Lakebase
+) -> None:
+    words: Any = [
+        {"type": "input_text", "text": "Look!"},
+        {"type": "input_image", "image_url": "data:,x"},
+    ]
+    items: Any = [
+        {"role": "developer", "content": "Be short."},
+        {"role": "user", "content": words},
+        {"role": "user", "content": "Look!", "id": "msg_1", "status": "completed"},
+        {"type": "reasoning", "summary": []},
+        CALL,
+        {"type": "function_call_output", "call_id": "c1", "output": "Nothing"},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "I have looked."}]},
+        {"type": "message", "role": "assistant", "content": "Yes.", "status": "completed"},
+    ]
+    made = (await http.post("/conversations", json={"items": items})).json()
+    path = f"/conversations/{made['id']}/items"
+    assert Converter.items_to_messages(await lakebase.session(made["id"], user="mia").get_items())
+    listed = (await http.get(path, params={"order": "asc"})).json()["data"]
+    again = await http.post(path, json={"items": listed})  # what is listed can be given
+    assert again.status_code == 200
+    assert Converter.items_to_messages(await lakebase.session(made["id"], user="mia").get_items())
 
 
 async def test_an_export_can_be_loaded(

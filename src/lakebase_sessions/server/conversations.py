@@ -42,6 +42,7 @@ from lakebase_sessions.server.api_objects import (
     turn_object,
 )
 from lakebase_sessions.server.failures import Refused, failure
+from lakebase_sessions.server.given_items import checked_items
 from lakebase_sessions.server.openai_requests import Caller, OpenAIRequests
 from lakebase_sessions.transfer.export import export_conversations
 
@@ -183,7 +184,7 @@ class _Routes:
 
     async def create(self, request: Request, body: _Create) -> ConversationObject:
         user = self._user(request)
-        items: Any = body.items or ()
+        items = checked_items(body.items or ())
         created = await self._store().create(
             body.id, user=user, title=body.title, metadata=body.metadata, items=items
         )
@@ -236,7 +237,7 @@ class _Routes:
     ) -> ItemList:
         wanted = _included(request, include)
         await self._retrieved(request, conversation_id)  # items alone would make a conversation
-        items: Any = body.items
+        items = checked_items(body.items)
         added = await add_numbered(self._session(request, conversation_id), items)
         return item_list(added, include=wanted)
 

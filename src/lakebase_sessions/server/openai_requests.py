@@ -49,11 +49,7 @@ class OpenAIRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if (
-            scope["type"] != "http"
-            or scope["method"] != "POST"
-            or _route_path(scope) not in PATHS
-        ):
+        if scope["type"] != "http" or scope["method"] != "POST" or _route_path(scope) not in PATHS:
             await self._app(scope, receive, send)
             return
         body, ended = await _body(receive)
