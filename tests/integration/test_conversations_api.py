@@ -354,6 +354,24 @@ async def test_a_previous_response_counts_beside_outputs_that_are_sent_back(
     assert [turn["preview"] for turn in turns] == ["Hello", "Or?"]
 
 
+async def test_a_response_is_gone_back_to_when_an_item_is_gone(
+    client: openai.AsyncOpenAI, http: httpx.AsyncClient
+) -> None:
+    made = await client.conversations.create(items=[HELLO])
+    second: Any = None
+    for text in ("And?", "Or?"):
+        second = await client.responses.create(model="agent", conversation=made.id, input=text)
+    oldest = await client.conversations.items.list(made.id, order="asc", limit=2)
+    for item in oldest.data:
+        await client.conversations.items.delete(item.id or "", conversation_id=made.id)
+    third = await client.responses.create(
+        model="agent", previous_response_id=second.id, input="So?"
+    )
+    turns = (await http.get(f"/conversations/{made.id}/turns")).json()["data"]
+    assert [turn["preview"] for turn in turns] == ["", "Or?", "So?"]
+    assert third.model_dump()["custom_outputs"]["turn"] == 3
+
+
 @pytest.mark.parametrize("mount", ["", "/agents/first"])
 async def test_only_the_agents_own_requests_are_rewritten(lakebase: Lakebase, mount: str) -> None:
     agent = FastAPI()
