@@ -1,15 +1,16 @@
-"""Any sequence of turns, pops, rewinds, restores and forks, beside a model of it in Python."""
+"""Any sequence of turns, removals, rewinds, restores and forks, beside a model of it in Python."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lakebase_sessions import Branch, Lakebase, LakebaseSession
+from lakebase_sessions.conversation.item_pages import item_page, remove_item
 
 Item = dict[str, str]
 numbers = itertools.count()
@@ -21,6 +22,8 @@ class Node:
 
     item: Item
     recorded: bool
+    record: object = None
+    """That of its turn."""
 
 
 @dataclass
@@ -40,12 +43,18 @@ class Model:
     ever: list[Node] = field(default_factory=list)
 
     def add(self, items: list[Item], *, recorded: bool) -> None:
-        nodes = [Node(item, recorded and at == 0) for at, item in enumerate(items)]
+        record = object() if recorded else None
+        nodes = [Node(item, recorded and at == 0, record) for at, item in enumerate(items)]
         self.nodes += nodes
         self.ever += nodes
 
     def pop(self) -> Item | None:
         return self.nodes.pop().item if self.nodes else None
+
+    def remove(self, at: int) -> None:
+        node = self.nodes.pop(at)
+        if node.recorded and at < len(self.nodes) and self.nodes[at].record is node.record:
+            self.nodes[at].recorded = True
 
     def starts(self, nodes: list[Node]) -> list[int]:
         """Where turns begin."""
@@ -122,6 +131,8 @@ steps = st.one_of(
     st.tuples(st.just("restore"), st.integers(0, 9)),
     st.tuples(st.just("restore"), st.integers(0, 9)),
     st.tuples(st.just("pop"), st.integers(1, 4)),
+    st.tuples(st.just("remove"), st.integers(0, 9)),
+    st.tuples(st.just("remove"), st.integers(0, 9)),
     st.tuples(st.just("replace"), st.integers(0, 9)),
     st.tuples(st.just("fork"), st.integers(0, 9)),
 )
@@ -159,6 +170,11 @@ async def take(
         case "pop":
             for _ in range(number):
                 assert await session.pop_item() == model.pop()
+        case "remove" if model.nodes:
+            at = number % len(model.nodes)
+            page = await item_page(session, limit=at + 1)
+            await remove_item(session, page.items[at][0])
+            model.remove(at)
         case "rewind" if starts:
             cut = number % len(starts)
             branch = await session.rewind(before_turn=cut + 1)
@@ -175,7 +191,7 @@ async def take(
             cut = number % len(starts)
             fork = await session.fork(before_turn=cut + 1)
             copy = Model()
-            copy.nodes = [Node(node.item, node.recorded) for node in model.nodes[: starts[cut]]]
+            copy.nodes = [replace(node) for node in model.nodes[: starts[cut]]]
             copy.ever = list(copy.nodes)
             await check(session, model)
             if number > 4:
@@ -208,7 +224,10 @@ async def check(session: LakebaseSession, model: Model) -> None:
     assert [turn.items for turn in turns] == [
         end - start for start, end in zip(starts, ends, strict=bool(starts))
     ]
-    assert [turn.preview for turn in turns] == [model.nodes[at].item["content"] for at in starts]
+    first = [model.nodes[at].item for at in starts]
+    assert [turn.preview for turn in turns] == [
+        item["content"] if item["role"] == "user" else "" for item in first
+    ]
     branches = {branch.id: branch for branch in await session.branches()}
     assert branches.keys() == model.kept.keys()
     for number, kept in model.kept.items():

@@ -12,7 +12,8 @@ import openai
 import pytest
 import uvicorn
 from agents import Agent
-from fastapi import FastAPI
+from agents.models.chatcmpl_converter import Converter
+from fastapi import Depends, FastAPI, HTTPException, Request
 from mlflow.genai.agent_server import AgentServer, get_request_headers, server
 from mlflow.types.responses import (
     ResponsesAgentRequest,
@@ -219,6 +220,68 @@ async def test_what_is_wrong_is_named(
     assert error["type"] == "invalid_request_error"
 
 
+CALL: Any = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"foo": 1},
+        {"id": "item_1"},
+        {"type": "poem", "text": "Hello"},
+        {"type": ["message"]},
+        {"type": "item_reference", "id": "item_1"},
+        {"type": "function_call", "call_id": "c1"},
+        {"role": "user"},
+        {"role": "guest", "content": "Hello"},
+        {"role": ["user"], "content": "Hello"},
+        {"role": "user", "content": None},
+        {"role": "user", "content": ["Hello"]},
+        {"role": "user", "content": [{"type": "input_texxt", "text": "Hello"}]},
+        {"role": "user", "content": [{"type": "input_text"}]},
+        {"role": "user", "content": [{"type": "output_text", "text": "Hello"}]},
+        {"role": "assistant", "content": [{"type": "input_text", "text": "Hello"}]},
+    ],
+)
+async def test_what_is_no_item_is_refused(http: httpx.AsyncClient, item: Any) -> None:
+    made = (await http.post("/conversations", json={"items": [HELLO]})).json()
+    path = f"/conversations/{made['id']}/items"
+    for answer in (
+        await http.post("/conversations", json={"items": [HELLO, item]}),
+        await http.post(path, json={"items": [HELLO, item]}),
+    ):
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "items"
+        assert "items[1]" in answer.json()["error"]["message"]
+    assert len((await http.get(path)).json()["data"]) == 1
+
+
+async def test_items_that_are_taken_can_be_sent_to_a_model(
+    http: httpx.AsyncClient, lakebase: Lakebase
+) -> None:
+    words: Any = [
+        {"type": "input_text", "text": "Look!"},
+        {"type": "input_image", "image_url": "data:,x"},
+    ]
+    items: Any = [
+        {"role": "developer", "content": "Be short."},
+        {"role": "user", "content": words},
+        {"role": "user", "content": "Look!", "id": "msg_1", "status": "completed"},
+        {"type": "reasoning", "summary": []},
+        CALL,
+        {"type": "function_call_output", "call_id": "c1", "output": "Nothing"},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "I have looked."}]},
+        {"type": "message", "role": "assistant", "content": "Yes.", "status": "completed"},
+    ]
+    made = (await http.post("/conversations", json={"items": items})).json()
+    path = f"/conversations/{made['id']}/items"
+    assert Converter.items_to_messages(await lakebase.session(made["id"], user="mia").get_items())
+    listed = (await http.get(path, params={"order": "asc"})).json()["data"]
+    again = await http.post(path, json={"items": listed})  # what is listed can be given
+    assert again.status_code == 200
+    assert Converter.items_to_messages(await lakebase.session(made["id"], user="mia").get_items())
+
+
 async def test_an_export_can_be_loaded(
     client: openai.AsyncOpenAI, http: httpx.AsyncClient, lakebase: Lakebase
 ) -> None:
@@ -277,6 +340,59 @@ async def test_a_previous_response_that_is_not_there(client: openai.AsyncOpenAI)
     assert caught.value.code == "previous_response_not_found"
 
 
+async def test_a_previous_response_counts_beside_outputs_that_are_sent_back(
+    client: openai.AsyncOpenAI, http: httpx.AsyncClient
+) -> None:
+    made = await client.conversations.create()
+    first = await client.responses.create(model="agent", conversation=made.id, input="Hello")
+    second = await client.responses.create(model="agent", conversation=made.id, input="And?")
+    sent_back: Any = {"custom_inputs": second.model_dump()["custom_outputs"]}
+    await client.responses.create(
+        model="agent", previous_response_id=first.id, input="Or?", extra_body=sent_back
+    )
+    turns = (await http.get(f"/conversations/{made.id}/turns")).json()["data"]
+    assert [turn["preview"] for turn in turns] == ["Hello", "Or?"]
+
+
+async def test_a_response_is_gone_back_to_when_an_item_is_gone(
+    client: openai.AsyncOpenAI, http: httpx.AsyncClient
+) -> None:
+    made = await client.conversations.create(items=[HELLO])
+    second: Any = None
+    for text in ("And?", "Or?"):
+        second = await client.responses.create(model="agent", conversation=made.id, input=text)
+    oldest = await client.conversations.items.list(made.id, order="asc", limit=2)
+    for item in oldest.data:
+        await client.conversations.items.delete(item.id or "", conversation_id=made.id)
+    third = await client.responses.create(
+        model="agent", previous_response_id=second.id, input="So?"
+    )
+    turns = (await http.get(f"/conversations/{made.id}/turns")).json()["data"]
+    assert [turn["preview"] for turn in turns] == ["", "Or?", "So?"]
+    assert third.model_dump()["custom_outputs"]["turn"] == 3
+
+
+@pytest.mark.parametrize("mount", ["", "/agents/first"])
+async def test_only_the_agents_own_requests_are_rewritten(lakebase: Lakebase, mount: str) -> None:
+    agent = FastAPI()
+
+    @agent.post("/responses")
+    @agent.post("/surveys/7/responses")
+    async def echo(request: Request) -> Any:
+        return await request.json()
+
+    add_conversations(agent, lakebase=lakebase)
+    app = FastAPI()
+    app.mount(mount, agent)
+    said = {"input": "Hello", "conversation": "trip-7"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url=f"http://agent{mount}"
+    ) as http:
+        assert (await http.post("/surveys/7/responses", json=said)).json() == said
+        rewritten = (await http.post("/responses", json=said)).json()
+        assert rewritten["custom_inputs"] == {"session_id": "trip-7"}
+
+
 async def test_the_synchronous_client(app: FastAPI) -> None:
     """Over a socket: it has no transport to an app in the same process."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -302,3 +418,34 @@ def _use(base_url: str) -> None:
         assert len(list(client.conversations.items.list(made.id, limit=1))) == 2
         client.conversations.items.delete(item.id, conversation_id=made.id)
         assert client.conversations.delete(made.id).deleted
+
+
+async def test_beside_mlflows_chat_proxy(lakebase: Lakebase) -> None:
+    agent_server = AgentServer("ResponsesAgent", enable_chat_proxy=True)
+    add_conversations(agent_server.app, lakebase=lakebase)
+    async with (
+        agent_server.proxy_client,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(agent_server.app), base_url="http://agent"
+        ) as http,
+    ):
+        made = (await http.post("/conversations", json={"items": [HELLO]})).json()
+        listed = (await http.get("/conversations")).json()
+        assert [each["id"] for each in listed["data"]] == [made["id"]]
+        items = await http.get(f"/conversations/{made['id']}/items")
+        assert items.json()["object"] == "list"
+        assert (await http.get("/nobody")).status_code == 404
+
+
+async def test_an_apps_own_dependencies_hold(lakebase: Lakebase) -> None:
+    def no_guests(request: Request) -> None:
+        if "x-user" not in request.headers:
+            raise HTTPException(403)
+
+    app = FastAPI(dependencies=[Depends(no_guests)])
+    add_conversations(app, lakebase=lakebase)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://agent"
+    ) as http:
+        assert (await http.get("/conversations")).status_code == 403
+        assert (await http.get("/conversations", headers={"x-user": "mia"})).status_code == 200

@@ -82,12 +82,19 @@ async def one_item(session: Conversation, item: int) -> TResponseInputItem:
 
 
 async def remove_item(session: Conversation, item: int) -> None:
-    """Remove one item. One round trip.
+    """Remove one item. One round trip, and another each time that somebody else wrote meanwhile.
+
+    The record of its turn begins with the next item of that, or is no turn's any more.
 
     Raises:
         ItemNotFound: The conversation has no such item.
     """
-    if not await session._write(queries.REMOVE, item=str(item)):
+    recorded = (await session._open()).keeps_records
+    statement = queries.REMOVE_RECORDED if recorded else queries.REMOVE
+    is_there, is_removed = True, False
+    while is_there and not is_removed:
+        [(is_there, is_removed)] = await session._write(statement, item=str(item))
+    if not is_there:
         raise _no_item(session, item)
 
 

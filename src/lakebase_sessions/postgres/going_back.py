@@ -95,14 +95,14 @@ _TURN = f"""{_CONVERSATION}{BEGUN}, turn AS (
     WHERE begins
 )"""
 
-_SEEN = """seen AS MATERIALIZED (
+SEEN = """seen AS MATERIALIZED (
     SELECT updated_at FROM agent_sessions WHERE session_id = %(session_id)s
 ), """
 """The version that all of the statement sees. A statement that has waited for another writer's lock
 gets that one's row, and everything else as it was before."""
 
 _REWOUND = f"""
-WITH RECURSIVE {_SEEN}{_TURN}, cut AS (
+WITH RECURSIVE {SEEN}{_TURN}, cut AS (
     SELECT id, created_at, number FROM turn
     WHERE number = %(before_turn)s::integer OR response_id = %(to_response)s
 ), session AS (
@@ -230,7 +230,7 @@ ORDER BY item.created_at, item.id
 """
 
 RESTORE = f"""
-WITH RECURSIVE {_SEEN}{_HUNG}, {_TURN}, chain AS (
+WITH RECURSIVE {SEEN}{_HUNG}, {_TURN}, chain AS (
     SELECT id, holder, after_item, NULL::bigint AS up_to FROM hung WHERE id = %(branch)s::bigint
     UNION ALL
     SELECT parent.id, parent.holder, parent.after_item, chain.after_item
@@ -301,7 +301,7 @@ _BEFORE_CUT = """agent_messages AS item LEFT JOIN cut ON true
         AND (cut.id IS NULL OR (item.created_at, item.id) < (cut.created_at, cut.id))"""
 
 FORK = f"""
-WITH {_SEEN}{_TURN}, cut AS (
+WITH {SEEN}{_TURN}, cut AS (
     SELECT id, created_at FROM turn
     WHERE %(before_turn)s::integer IS NOT NULL AND number = %(before_turn)s::integer
         AND id = coalesce(%(first_item)s::bigint, id)

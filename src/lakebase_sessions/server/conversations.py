@@ -42,6 +42,7 @@ from lakebase_sessions.server.api_objects import (
     turn_object,
 )
 from lakebase_sessions.server.failures import Refused, failure
+from lakebase_sessions.server.given_items import checked_items
 from lakebase_sessions.server.openai_requests import Caller, OpenAIRequests
 from lakebase_sessions.transfer.export import export_conversations
 
@@ -72,7 +73,8 @@ def add_conversations(
     Example:
         >>> add_conversations(app, user=current_user)
     """
-    app.include_router(conversations_router(user=user, lakebase=lakebase))
+    # Routes of the app itself: MLflow's chat proxy takes a router's for paths that nobody serves.
+    _add_routes(app.router, user, lakebase)
     app.add_middleware(OpenAIRequests, user=user, lakebase=lakebase)
 
 
@@ -91,8 +93,13 @@ def conversations_router(*, user: Caller = None, lakebase: Lakebase | None = Non
     Example:
         >>> app.include_router(conversations_router(user=current_user))
     """
+    router = APIRouter()
+    _add_routes(router, user, lakebase)
+    return router
+
+
+def _add_routes(router: APIRouter, user: Caller, lakebase: Lakebase | None) -> None:
     routes = _Routes(user, lakebase)
-    router = APIRouter(route_class=_Route, tags=["conversations"])
     for path, method, handler, summary in (
         ("", "POST", routes.create, "Create a conversation"),
         ("", "GET", routes.list, "List the user's conversations, or search what was said in them"),
@@ -128,8 +135,9 @@ def conversations_router(*, user: Caller = None, lakebase: Lakebase | None = Non
             methods=[method],
             summary=summary,
             operation_id=f"conversations_{handler.__name__}",
+            tags=["conversations"],
+            route_class_override=_Route,
         )
-    return router
 
 
 class _Body(BaseModel):
@@ -176,7 +184,7 @@ class _Routes:
 
     async def create(self, request: Request, body: _Create) -> ConversationObject:
         user = self._user(request)
-        items: Any = body.items or ()
+        items = checked_items(body.items or ())
         created = await self._store().create(
             body.id, user=user, title=body.title, metadata=body.metadata, items=items
         )
@@ -229,7 +237,7 @@ class _Routes:
     ) -> ItemList:
         wanted = _included(request, include)
         await self._retrieved(request, conversation_id)  # items alone would make a conversation
-        items: Any = body.items
+        items = checked_items(body.items)
         added = await add_numbered(self._session(request, conversation_id), items)
         return item_list(added, include=wanted)
 

@@ -49,11 +49,7 @@ class OpenAIRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if (
-            scope["type"] != "http"
-            or scope["method"] != "POST"
-            or not scope["path"].endswith(PATHS)
-        ):
+        if scope["type"] != "http" or scope["method"] != "POST" or _route_path(scope) not in PATHS:
             await self._app(scope, receive, send)
             return
         body, ended = await _body(receive)
@@ -108,7 +104,10 @@ class OpenAIRequests:
             named = await self._behind(scope, previous)
         if named:
             given = fields.get("custom_inputs")
-            fields["custom_inputs"] = (given if isinstance(given, dict) else {}) | named
+            inputs = (given if isinstance(given, dict) else {}) | named
+            if "turn" in named:  # beside a response_id, sent back as it came, it would not count
+                inputs.pop("response_id", None)
+            fields["custom_inputs"] = inputs
         return json.dumps(fields).encode()
 
     async def _behind(self, scope: Scope, response_id: object) -> dict[str, Any]:
@@ -129,6 +128,12 @@ class OpenAIRequests:
             )
         session_id, number = found
         return {"session_id": session_id, "turn": number + 1}
+
+
+def _route_path(scope: Scope) -> str:
+    """The path within the app: in front of it stands where the app is mounted."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
 async def _body(receive: Receive) -> tuple[bytes, bool]:
