@@ -85,6 +85,40 @@ async def test_a_record_whose_items_were_popped_does_not_count(lakebase: Lakebas
         assert turn.record.number == 2
 
 
+async def test_nor_does_it_behind_items_without_a_record(lakebase: Lakebase) -> None:
+    session = lakebase.session("s")
+    async with session.turn() as turn:
+        await turn.get_items()
+        await turn.add_items([said("user", "Hi"), said("assistant", "Hello.")])
+    await session.pop_item()
+    await session.pop_item()
+    await session.add_items([said("user", "Hi")])
+    async with session.turn() as turn:
+        await turn.get_items()
+        assert turn.record.number == 2
+        await turn.add_items([said("user", "Bye")])
+    assert len(await session.turns()) == 2
+
+
+async def test_turns_at_the_same_time_have_a_number_each(lakebase: Lakebase) -> None:
+    """They are told the same one; who comes after them is told where it stands."""
+    session = lakebase.session("s")
+    turns = [session.stepped_turn() for _ in range(3)]
+    async with turns[0], turns[1], turns[2]:
+        for turn in turns:
+            await turn.get_items()
+        for role in ("user", "assistant"):
+            for turn in turns:
+                await turn.add_items([said(role, "Hi")])
+    async with session.turn() as turn:
+        await turn.get_items()
+        await turn.add_items([said("user", "Bye"), said("assistant", "Bye.")])
+    last = (await session.turns())[-1]
+    assert last.response_id == turn.record.response_id
+    assert last.number == turn.record.number == 4
+    assert await lakebase.store.find_response(turn.record.response_id) == ("s", 4)
+
+
 async def test_deleting_a_conversation_deletes_its_records(
     lakebase: Lakebase, local: LocalLakebase, database: str
 ) -> None:

@@ -206,18 +206,27 @@ number: the next turn takes its place."""
 VERSION = """FROM (
     SELECT (
         SELECT concat_ws(
-            '/', known.updated_at, latest.first_item, latest.last_item, latest.number
+            '/', known.updated_at, latest.first_item, latest.last_item,
+            latest.number + (
+                SELECT count(*) FROM (
+                    SELECT number FROM agent_turns
+                    WHERE session_id = %(session_id)s
+                        AND branch_id IS NULL
+                        AND first_item < latest.first_item
+                    ORDER BY first_item DESC
+                    LIMIT 20
+                ) AS before
+                WHERE before.number >= latest.number
+            )
         )
         FROM agent_sessions AS known
         LEFT JOIN LATERAL (
-            SELECT number, first_item, last_item FROM agent_turns
+            SELECT number, first_item, last_item FROM agent_turns AS turn
             WHERE session_id = %(session_id)s
                 AND branch_id IS NULL
-                AND first_item <= (
-                    SELECT id FROM agent_messages
-                    WHERE session_id = %(session_id)s
-                    ORDER BY created_at DESC, id DESC
-                    LIMIT 1
+                AND EXISTS (
+                    SELECT FROM agent_messages AS item
+                    WHERE item.session_id = %(session_id)s AND item.id = turn.first_item
                 )
             ORDER BY first_item DESC
             LIMIT 1
@@ -226,7 +235,8 @@ VERSION = """FROM (
     ) AS version
 ) AS session"""
 """The session's version, and joined to it because it comes with each item, first and last item and
-number of the latest turn that has a record. One whose items were popped does not count."""
+number of the latest turn that has a record. One whose items were popped does not count. Turns that
+were stored at the same time have all been given one number; they stand behind each other."""
 
 READ_RECORDED_TURN = f"""
 SELECT item.id, item.message_data, session.version
