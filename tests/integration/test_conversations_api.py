@@ -22,7 +22,8 @@ from mlflow.types.responses import (
 )
 
 from lakebase_sessions import Lakebase, invoke_turn, load_conversations, stream_turn
-from lakebase_sessions.server.conversations import add_conversations
+from lakebase_sessions.local import LocalLakebase
+from lakebase_sessions.server.conversations import _Routes, add_conversations
 from lakebase_sessions.testing import OfflineModel
 
 HELLO: Any = {"type": "message", "role": "user", "content": "Hello"}
@@ -449,3 +450,24 @@ async def test_an_apps_own_dependencies_hold(lakebase: Lakebase) -> None:
     ) as http:
         assert (await http.get("/conversations")).status_code == 403
         assert (await http.get("/conversations", headers={"x-user": "mia"})).status_code == 200
+
+
+async def test_an_export_that_nobody_reads_keeps_no_connection(
+    local: LocalLakebase, database: str
+) -> None:
+    async with Lakebase(
+        "local",
+        workspace_client=local.workspace_client(),
+        database=database,
+        pool_size=1,
+        max_overflow=0,
+    ) as lakebase:
+        session = lakebase.session("s")
+        await session.add_items([{"role": "user", "content": "x" * 100_000}] * 10)
+        request = Request({"type": "http", "headers": []})
+        sent = (await _Routes(None, lakebase).export(request, "s")).body_iterator
+        for _ in range(3):
+            assert await anext(aiter(sent))
+        assert len(await session.get_items()) == 10
+        async for _ in sent:
+            pass

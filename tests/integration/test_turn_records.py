@@ -110,13 +110,13 @@ async def test_turns_at_the_same_time_have_a_number_each(lakebase: Lakebase) -> 
         for role in ("user", "assistant"):
             for turn in turns:
                 await turn.add_items([said(role, "Hi")])
-    async with session.turn() as turn:
-        await turn.get_items()
-        await turn.add_items([said("user", "Bye"), said("assistant", "Bye.")])
+    async with session.turn() as after:
+        await after.get_items()
+        await after.add_items([said("user", "Bye"), said("assistant", "Bye.")])
     last = (await session.turns())[-1]
-    assert last.response_id == turn.record.response_id
-    assert last.number == turn.record.number == 4
-    assert await lakebase.store.find_response(turn.record.response_id) == ("s", 4)
+    assert last.response_id == after.record.response_id
+    assert last.number == after.record.number == 4
+    assert await lakebase.store.find_response(after.record.response_id) == ("s", 4)
 
 
 async def test_deleting_a_conversation_deletes_its_records(

@@ -61,6 +61,16 @@ async def item_page(
     return ItemPage(tuple(_decoded(found[:limit])), len(found) > limit)
 
 
+async def check_there(session: Conversation) -> None:
+    """One round trip, however long the conversation is.
+
+    Raises:
+        ConversationNotFound: There is no such conversation.
+    """
+    if not await session._read(queries.THERE):
+        raise _no_conversation(session)
+
+
 async def branch_page(session: GoingBack, branch: int) -> tuple[Numbered, ...]:
     """All items of a branch. One round trip.
 
@@ -104,12 +114,16 @@ async def add_numbered(
     """Append, all or none, and return them with their ids. One round trip.
 
     Raises:
+        ConversationNotFound: There is no such conversation, and none is made.
         InvalidItems: An item is not JSON; nothing was stored.
     """
     encoded = encode(items)
     if not encoded:
+        await check_there(session)
         return ()
     rows = await session._write(queries.ADD, items="\n".join(encoded), count=str(len(encoded)))
+    if not rows:
+        raise _no_conversation(session)
     return tuple(zip((number for (number,) in rows), decode(encoded), strict=True))
 
 

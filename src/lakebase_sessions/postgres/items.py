@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lakebase_sessions.postgres.going_back import BEGUN, SEEN
-from lakebase_sessions.postgres.queries import ADDED, OUTCOME, TOUCHED
+from lakebase_sessions.postgres.queries import ADDED, OUTCOME
 
 PAGE = """
 SELECT known.there, item.id, item.message_data
@@ -139,13 +139,20 @@ meanwhile. `updated_at` moves, so that a turn which has read the item is in conf
 
 REMOVE_RECORDED = _REMOVED + _RENUMBERED + _DONE
 
-ADD = (
-    TOUCHED
-    + ADDED
-    + """
+THERE = """
+SELECT FROM agent_sessions WHERE session_id = %(session_id)s
+"""
+
+ADD = f"""
+WITH session AS (
+    UPDATE agent_sessions SET updated_at =
+        GREATEST(LOCALTIMESTAMP, updated_at) + (%(count)s::integer + 99) / 100 * interval '1 us'
+    WHERE session_id = %(session_id)s
+    RETURNING session_id, updated_at
+){ADDED}
 SELECT id FROM added ORDER BY id
 """
-)
+"""No row if there is no such conversation."""
 
 _CREATED = """
 WITH session AS (

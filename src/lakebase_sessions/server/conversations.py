@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +17,7 @@ from starlette.responses import StreamingResponse
 from lakebase_sessions.conversation.item_pages import (
     add_numbered,
     branch_page,
+    check_there,
     item_page,
     one_item,
     remove_item,
@@ -236,7 +239,6 @@ class _Routes:
         include: _Include = None,
     ) -> ItemList:
         wanted = _included(request, include)
-        await self._retrieved(request, conversation_id)  # items alone would make a conversation
         items = checked_items(body.items)
         added = await add_numbered(self._session(request, conversation_id), items)
         return item_list(added, include=wanted)
@@ -284,7 +286,7 @@ class _Routes:
         session = await self._there(request, conversation_id)
         lakebase = self._lakebase or default_lakebase()
         lines = export_conversations(lakebase, session_ids=[session.session_id])
-        return StreamingResponse(lines, media_type="application/x-ndjson")
+        return StreamingResponse(await _spooled(lines), media_type="application/x-ndjson")
 
     async def fork(
         self, request: Request, conversation_id: str, body: _Fork | None = None
@@ -327,13 +329,30 @@ class _Routes:
 
     async def _there(self, request: Request, conversation_id: str) -> LakebaseSession:
         """Its session, if there is such a conversation."""
-        await self._retrieved(request, conversation_id)
-        return self._session(request, conversation_id)
+        session = self._session(request, conversation_id)
+        await check_there(session)
+        return session
 
     async def _retrieved(self, request: Request, conversation_id: str) -> ConversationObject:
         user = self._user(request)
         found = await self._store().get(conversation_id, user=user)
         return conversation_object(found, partial(_public, user=user))
+
+
+async def _spooled(lines: AsyncIterator[bytes]) -> Iterator[bytes]:
+    """Read at once and sent from a file: a client that is slow to read keeps no connection."""
+    with ExitStack() as stack:
+        file = stack.enter_context(TemporaryFile())
+        async for line in lines:
+            file.write(line)
+        file.seek(0)
+        stack.pop_all()
+    return _sent(file)
+
+
+def _sent(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        yield from iter(partial(file.read, 2**16), b"")
 
 
 class _Route(APIRoute):
