@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import openai
@@ -23,7 +24,11 @@ from mlflow.types.responses import (
 
 from lakebase_sessions import Lakebase, invoke_turn, load_conversations, stream_turn
 from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.server.conversations import _Routes, add_conversations
+from lakebase_sessions.server.conversations import (
+    _Routes,
+    add_conversations,
+    conversations_router,
+)
 from lakebase_sessions.testing import OfflineModel
 
 HELLO: Any = {"type": "message", "role": "user", "content": "Hello"}
@@ -206,6 +211,8 @@ async def test_what_a_side_bar_needs(client: openai.AsyncOpenAI, http: httpx.Asy
         ("GET", "/conversations/x/items?order=up", None, "order"),
         ("GET", "/conversations/x/items?include=secrets", None, "include"),
         ("POST", "/conversations", {"metadata": {"a": 1}}, "metadata.a"),
+        ("POST", "/conversations", {"id": ".."}, "id"),
+        ("POST", "/conversations/x/fork", {"id": "."}, "id"),
         ("POST", "/conversations", {"colour": "red"}, "colour"),
         ("POST", "/conversations/x/items", {}, "items"),
         ("POST", "/conversations/x/rewind", {}, "before_turn"),
@@ -327,6 +334,18 @@ async def test_a_streamed_response_in_a_conversation(client: openai.AsyncOpenAI)
     assert "Mia" in events[-1].response.output_text
 
 
+async def test_a_response_in_a_conversation_that_is_not_there_begins_it(
+    client: openai.AsyncOpenAI,
+) -> None:
+    await client.responses.create(model="agent", conversation="trip-7", input="Hello")
+    tom = client.with_options(default_headers={"x-user": "tom"})
+    await tom.responses.create(model="agent", conversation="trip-7", input="And I am Tom.")
+    for each, text in ((client, "Hello"), (tom, "And I am Tom.")):
+        said = [item async for item in each.conversations.items.list("trip-7", order="asc")]
+        assert words(said[0]) == text
+        assert len(said) == 2
+
+
 async def test_one_of_conversation_and_previous_response(client: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         await client.responses.create(
@@ -371,6 +390,46 @@ async def test_a_response_is_gone_back_to_when_an_item_is_gone(
     turns = (await http.get(f"/conversations/{made.id}/turns")).json()["data"]
     assert [turn["preview"] for turn in turns] == ["", "Or?", "So?"]
     assert third.model_dump()["custom_outputs"]["turn"] == 3
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+@pytest.mark.parametrize(
+    "session_id", ["acme/42", "trip/items", "trip/items/item_1", "a/turns", "/", "%2F", "ü/ /é"]
+)
+async def test_an_id_with_a_slash(lakebase: Lakebase, session_id: str, proxy: bool) -> None:
+    agent_server = AgentServer("ResponsesAgent", enable_chat_proxy=proxy)
+    add_conversations(agent_server.app, lakebase=lakebase)
+    await lakebase.session(session_id).add_items([HELLO])
+    await lakebase.session("trip").add_items([HELLO, HELLO])
+    path = f"/conversations/{quote(session_id, safe='')}"
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(agent_server.app), base_url="http://agent"
+    ) as http:
+        assert (await http.get(path)).json()["id"] == session_id
+        [item] = (await http.get(f"{path}/items")).json()["data"]
+        assert (await http.get(f"{path}/items/{item['id']}")).json() == item
+        assert len((await http.get(f"{path}/turns")).json()["data"]) == 1
+        assert (await http.post(path, json={"title": "Trip"})).json()["title"] == "Trip"
+        assert (await http.delete(path)).json()["id"] == session_id
+        assert (await http.get(path)).json()["error"]["code"] == "conversation_not_found"
+        assert (await http.get("/conversations/trip/items/items")).status_code == 404
+        listed = (await http.get("/conversations")).json()["data"]
+        assert [(each["id"], each["items"]) for each in listed] == [("trip", 2)]
+
+
+@pytest.mark.parametrize("mount", ["", "/agents/a b"])
+async def test_an_id_with_a_slash_in_an_app_in_an_app(lakebase: Lakebase, mount: str) -> None:
+    await lakebase.session("acme/42").add_items([HELLO])
+    agent, app = FastAPI(), FastAPI()
+    agent.include_router(conversations_router(lakebase=lakebase))
+    app.mount(mount, agent)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url=f"http://agent{mount}"
+    ) as http:
+        assert (await http.get("/conversations/acme%2F42")).json()["id"] == "acme/42"
+        assert (await http.get("/conversations/acme/42")).status_code == 404
+        assert (await http.get("/conversations/")).is_redirect
+        assert (await http.patch("/conversations/acme%2F42")).status_code == 405
 
 
 @pytest.mark.parametrize("mount", ["", "/agents/first"])

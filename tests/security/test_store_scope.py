@@ -66,6 +66,7 @@ async def listed(lakebase: Lakebase, **filters: Any) -> set[str]:
 @given(st.lists(st.tuples(people, ids), min_size=1, max_size=5, unique=True))
 @example([("a", "a:a:x"), ("a", "a:x"), ("a:a", "x"), ("a%3Aa", "x"), ("A", "x")])
 @example([("mia", "mia%40example.com:s"), ("mia@example.com", "s")])
+@example([("mia", "mia%3A:s"), ("mia:", "s")])
 @example([("mi", "a:s"), ("mia", "s"), ("mi_", "s"), ("%", "s"), ("mia\\", "s")])
 async def test_a_user_has_their_own_and_no_others(
     lakebase: Lakebase, named: list[tuple[str, str]]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from functools import partial
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
 from lakebase_sessions.conversation.item_pages import (
@@ -23,7 +21,6 @@ from lakebase_sessions.conversation.item_pages import (
     remove_item,
 )
 from lakebase_sessions.conversation.session_id import user_prefix
-from lakebase_sessions.errors import LakebaseSessionsError
 from lakebase_sessions.factory import default_lakebase
 from lakebase_sessions.server.api_objects import (
     INCLUDABLE,
@@ -44,16 +41,14 @@ from lakebase_sessions.server.api_objects import (
     item_object,
     turn_object,
 )
-from lakebase_sessions.server.failures import Refused, failure
+from lakebase_sessions.server.failures import Refused
 from lakebase_sessions.server.given_items import checked_items
 from lakebase_sessions.server.openai_requests import Caller, OpenAIRequests
+from lakebase_sessions.server.route import Route
 from lakebase_sessions.transfer.export import export_conversations
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from fastapi import FastAPI
-    from starlette.responses import Response
 
     from lakebase_sessions.conversation.session import LakebaseSession
     from lakebase_sessions.conversation.store import SessionStore
@@ -106,27 +101,32 @@ def _add_routes(router: APIRouter, user: Caller, lakebase: Lakebase | None) -> N
     for path, method, handler, summary in (
         ("", "POST", routes.create, "Create a conversation"),
         ("", "GET", routes.list, "List the user's conversations, or search what was said in them"),
-        ("/{conversation_id}", "GET", routes.retrieve, "Retrieve a conversation"),
-        ("/{conversation_id}", "POST", routes.update, "Update metadata, or rename"),
-        ("/{conversation_id}", "DELETE", routes.delete, "Delete a conversation"),
-        ("/{conversation_id}/items", "POST", routes.create_items, "Append items"),
-        ("/{conversation_id}/items", "GET", routes.list_items, "List items"),
-        ("/{conversation_id}/items/{item_id}", "GET", routes.retrieve_item, "Retrieve an item"),
-        ("/{conversation_id}/items/{item_id}", "DELETE", routes.delete_item, "Delete an item"),
-        ("/{conversation_id}/turns", "GET", routes.turns, "List turns, with their usage"),
-        ("/{conversation_id}/usage", "GET", routes.usage, "What all runs have used"),
-        ("/{conversation_id}/export", "GET", routes.export, "Export as JSON Lines"),
-        ("/{conversation_id}/fork", "POST", routes.fork, "Copy into a new conversation"),
-        ("/{conversation_id}/rewind", "POST", routes.rewind, "Go back to before a turn"),
-        ("/{conversation_id}/branches", "GET", routes.branches, "List what was taken out"),
+        ("/{conversation_id:path}", "GET", routes.retrieve, "Retrieve a conversation"),
+        ("/{conversation_id:path}", "POST", routes.update, "Update metadata, or rename"),
+        ("/{conversation_id:path}", "DELETE", routes.delete, "Delete a conversation"),
+        ("/{conversation_id:path}/items", "POST", routes.create_items, "Append items"),
+        ("/{conversation_id:path}/items", "GET", routes.list_items, "List items"),
         (
-            "/{conversation_id}/branches/{branch_id}/items",
+            "/{conversation_id:path}/items/{item_id}",
+            "GET",
+            routes.retrieve_item,
+            "Retrieve an item",
+        ),
+        ("/{conversation_id:path}/items/{item_id}", "DELETE", routes.delete_item, "Delete an item"),
+        ("/{conversation_id:path}/turns", "GET", routes.turns, "List turns, with their usage"),
+        ("/{conversation_id:path}/usage", "GET", routes.usage, "What all runs have used"),
+        ("/{conversation_id:path}/export", "GET", routes.export, "Export as JSON Lines"),
+        ("/{conversation_id:path}/fork", "POST", routes.fork, "Copy into a new conversation"),
+        ("/{conversation_id:path}/rewind", "POST", routes.rewind, "Go back to before a turn"),
+        ("/{conversation_id:path}/branches", "GET", routes.branches, "List what was taken out"),
+        (
+            "/{conversation_id:path}/branches/{branch_id}/items",
             "GET",
             routes.branch_items,
             "List a branch's items",
         ),
         (
-            "/{conversation_id}/branches/{branch_id}/restore",
+            "/{conversation_id:path}/branches/{branch_id}/restore",
             "POST",
             routes.restore,
             "Put a branch back, in the place of what stands there",
@@ -139,7 +139,7 @@ def _add_routes(router: APIRouter, user: Caller, lakebase: Lakebase | None) -> N
             summary=summary,
             operation_id=f"conversations_{handler.__name__}",
             tags=["conversations"],
-            route_class_override=_Route,
+            route_class_override=Route,
         )
 
 
@@ -147,11 +147,20 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _in_a_path(session_id: str) -> str:
+    if session_id in (".", ".."):  # clients and proxies take these for steps
+        raise ValueError(f"{session_id!r} cannot be part of a path: no route would reach it.")
+    return session_id
+
+
+_Id = Annotated[str, AfterValidator(_in_a_path)]
+
+
 class _Create(_Body):
     items: list[dict[str, Any]] | None = Field(None, max_length=1000)
     metadata: dict[str, str] | None = None
     title: str | None = None
-    id: str | None = None
+    id: _Id | None = None
 
 
 class _Update(_Body):
@@ -165,7 +174,7 @@ class _Items(_Body):
 
 class _Fork(_Body):
     before_turn: int | None = None
-    id: str | None = None
+    id: _Id | None = None
 
 
 class _Rewind(_Body):
@@ -353,29 +362,6 @@ async def _spooled(lines: AsyncIterator[bytes]) -> Iterator[bytes]:
 def _sent(file: IO[bytes]) -> Iterator[bytes]:
     with file:
         yield from iter(partial(file.read, 2**16), b"")
-
-
-class _Route(APIRoute):
-    """Answers failures as OpenAI's API does, whatever the app does elsewhere."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def answer(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except LakebaseSessionsError as error:
-                return failure(error.http_status, str(error), code=error.code)
-            except Refused as error:
-                return failure(400, str(error), code=error.code, param=error.param)
-            except RequestValidationError as error:
-                first = error.errors()[0]
-                place = [
-                    str(part) for part in first["loc"] if part not in ("body", "query", "path")
-                ]
-                return failure(400, first["msg"], param=".".join(place) or None)
-
-        return answer
 
 
 def _included(request: Request, include: list[str] | None) -> list[str]:
