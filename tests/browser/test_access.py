@@ -112,6 +112,7 @@ def test_with_the_keyboard_alone(chat: ChatPage) -> None:
 
     chat.page.reload()
     expect(chat.message).to_be_focused()
+    chat.wait()
     keyboard.type("Book a table for two")
     keyboard.press("Enter")
     chat.wait()

@@ -7,11 +7,13 @@ import { approval, drawTurn, said, show as showItem, wordsOf } from "./turns.js"
 
 const state = {
   id: null, // of the conversation that is shown
+  loaded: false, // whether what is shown is that conversation's
   turns: [],
   branches: [],
   drawn: "", // what tells whether there is something new
 };
 const runs = new Map(); // by conversation: the answers that are coming
+let asked = 0; // how often something was to be shown: only what was asked for last is
 
 // --- what is stored -----------------------------------------------------------------------------
 
@@ -29,19 +31,24 @@ const idInAddress = () => {
   }
 };
 
+// Nothing of the conversation before stays, so that nothing can be done with it under another id.
 async function open(id) {
-  state.id = id;
+  asked += 1;
+  Object.assign(state, { id, loaded: false, turns: [], branches: [], drawn: "" });
   notice();
   side.mark(id);
-  busy();
   $("used").textContent = "";
-  if (runs.has(id)) $("log").replaceChildren(...runs.get(id).shown); // it has gone on meanwhile
-  else if (id) await attempt(() => load(id));
-  else draw([]);
+  $("log").replaceChildren(...(runs.get(id)?.shown ?? [])); // an answer has gone on meanwhile
+  if (id === null) draw([]);
+  busy();
   if (!narrow.matches) $("message").focus();
+  if (id !== null && !runs.has(id)) await attempt(() => load(id));
 }
 
 async function load(id, { ifNew = false } = {}) {
+  asked += 1;
+  const mine = asked;
+  const late = () => mine !== asked || runs.has(id);
   let items = [], turns = [], branches = [], used = 0;
   try {
     const all = await Promise.all([
@@ -52,18 +59,28 @@ async function load(id, { ifNew = false } = {}) {
     ]);
     [items, turns, branches, used] = [all[0], all[1].data, all[2].data, all[3].total_tokens];
   } catch (error) {
-    if (error.status !== 404) throw error; // else nothing was said yet
+    if (late()) return;
+    if (error.status !== 404) { // else nothing was said yet
+      if (!state.loaded) offerAgain(id);
+      throw error;
+    }
   }
-  if (state.id !== id || runs.has(id)) return;
+  if (late()) return;
   const drawn = JSON.stringify([items.map((item) => item.id), turns.map((turn) => turn.status), branches]);
   if (ifNew && drawn === state.drawn) return;
   state.drawn = drawn;
   Object.assign(state, { turns, branches });
   $("used").textContent = used ? `${used.toLocaleString()} tokens` : "";
   draw(items);
+  busy();
 }
 
+const offerAgain = (id) =>
+  $("log").replaceChildren(element("p", { class: "turn empty quiet", text: "This conversation could not be loaded. " },
+    button("Try again", () => open(id))));
+
 function draw(items) {
+  state.loaded = true;
   if (items.length === 0) {
     Object.assign(state, { turns: [], branches: [] });
   }
@@ -129,7 +146,7 @@ const newId = () =>
 
 async function say(input, { turn, approvals } = {}) {
   const id = state.id ?? newId();
-  if (runs.has(id)) return;
+  if (runs.has(id) || !state.loaded) return;
   notice();
   if (state.id === null) {
     state.id = id;
@@ -178,8 +195,9 @@ async function say(input, { turn, approvals } = {}) {
 function busy() {
   const is = runs.has(state.id);
   $("send").hidden = is;
+  $("send").disabled = !state.loaded;
   $("stop").hidden = !is;
-  $("log").setAttribute("aria-busy", String(is));
+  $("log").setAttribute("aria-busy", String(is || !state.loaded));
 }
 
 // The turn as it will be. What it replaces is not shown any more.
@@ -269,7 +287,7 @@ function fit() {
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const words = $("message").value.trim();
-  if (!words || runs.has(state.id)) return;
+  if (!words || runs.has(state.id) || !state.loaded) return;
   $("message").value = "";
   fit();
   say([{ role: "user", content: words }]);
