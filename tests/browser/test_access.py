@@ -73,6 +73,18 @@ def test_names_and_contrast(somebody: Somebody) -> None:
     assert 'heading "The agent" [level=2]' in tree
 
 
+def test_the_skip_link(chat: ChatPage) -> None:
+    """It leads to the message, and not to another conversation."""
+    chat.say("Hello, I live in SF!")
+    conversation = chat.id
+    link = chat.page.get_by_role("link", name="To the message")
+    link.focus()
+    link.press("Enter")
+    expect(chat.message).to_be_focused()
+    chat.shows("Hello, I live in SF!", "Hello! I will remember: you live in SF.")
+    assert chat.id == conversation
+
+
 def test_with_the_keyboard_alone(chat: ChatPage) -> None:
     """From the first word to an edit, a version, an approval, a name and the end."""
     keyboard = chat.page.keyboard

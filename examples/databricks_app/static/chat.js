@@ -300,6 +300,12 @@ $("ask-no").addEventListener("click", () => $("ask").close());
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !$("ask").open) runs.get(state.id)?.abort.abort();
 });
+// Not by its address: what stands behind # is the conversation.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  side.openSide(false);
+  $("message").focus();
+});
 $("theme").addEventListener("click", () => {
   const root = document.documentElement;
   const { theme = window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light" } = root.dataset;
