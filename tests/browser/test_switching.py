@@ -72,3 +72,17 @@ def test_an_answer_to_an_older_click(chat: ChatPage, somebody: Somebody) -> None
     chat.page.wait_for_timeout(100)
     expect(chat.alert).to_be_hidden()
     chat.shows(*REX)
+
+
+def test_the_first_failure_stays(somebody: Somebody) -> None:
+    """The list that cannot be read when the page is opened; what is done next takes it away."""
+    context = somebody.window()
+    somebody.expects = "503"
+    context.route("**/conversations?*", lambda route: route.fulfill(status=503))
+    with context.expect_event("response", lambda response: response.status == 503):
+        chat = somebody.page(context)
+    expect(chat.log).to_contain_text("Say something")
+    expect(chat.alert).to_contain_text("503")
+    context.unroute("**/conversations?*")
+    chat.say(SF[0])
+    expect(chat.alert).to_be_hidden()

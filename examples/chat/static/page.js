@@ -55,12 +55,14 @@ export function notice(message) {
   $("notice").hidden = !message;
 }
 
-// Every failure is shown; nothing is left half done on the page, which shows what is stored.
-export async function attempt(action) {
-  notice();
+// Every failure is shown; nothing is left half done on the page, which shows what is stored. What
+// nobody has asked for leaves a failure that is shown, whatever works again by now.
+export async function attempt(action, { unasked = false } = {}) {
+  if (!unasked) notice();
   try {
     return await action();
   } catch (error) {
+    if (unasked && !$("notice").hidden) return undefined;
     notice(error instanceof Failure ? error.message : "The server cannot be reached. Try again.");
     return undefined;
   }

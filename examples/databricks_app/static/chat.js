@@ -108,12 +108,7 @@ async function restore(branch) {
   await reload(id);
 }
 
-// A failure that is shown stays, whatever works again by now.
-async function reload(id) {
-  const shown = $("notice").textContent;
-  await attempt(() => Promise.all([load(id), side.list()]));
-  if (shown) notice(shown);
-}
+const reload = (id) => attempt(() => Promise.all([load(id), side.list()]), { unasked: true });
 
 // --- what waits for somebody's yes: the server tells once, in the answer that asks ----------------
 
@@ -175,7 +170,7 @@ async function say(input, { turn, approvals } = {}) {
   }
   runs.delete(id);
   if (state.id !== id) {
-    await attempt(side.list);
+    await attempt(side.list, { unasked: true });
     return;
   }
   if (failed && failed.name !== "AbortError") {
@@ -327,7 +322,6 @@ window.addEventListener("popstate", () => open(idInAddress()));
 // Somebody may have gone on in another tab.
 window.addEventListener("focus", () => {
   if (runs.has(state.id) || document.querySelector(".edit")) return;
-  attempt(() => Promise.all([side.list(), state.id && load(state.id, { ifNew: true })]));
+  attempt(() => Promise.all([side.list(), state.id && load(state.id, { ifNew: true })]), { unasked: true });
 });
-await attempt(side.list);
-await open(idInAddress());
+await Promise.all([open(idInAddress()), attempt(side.list, { unasked: true })]);
