@@ -33,21 +33,39 @@ export function iconButton(symbol, label, handler) {
 // What does not show, or makes other words show elsewhere, is written out: of a tool's call somebody
 // has to know what they say yes to.
 export const visible = (text) =>
-  String(text).replace(
-    /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
+  String(text).replace(/(?![\t\n])[\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\u2028\u2029\u2800]/gu, (character) => {
+    const code = character.codePointAt(0).toString(16).padStart(4, "0");
+    return code.length > 4 ? `\\u{${code}}` : `\\u${code}`;
+  });
+
+// JSON in lines, token by token: what is parsed loses repeated keys and the digits of great numbers.
+function inLines(json) {
+  let depth = 0;
+  const line = () => `\n${"  ".repeat(Math.min(depth, 20))}`;
+  return json.replace(/"(?:[^"\\]|\\.)*"|\{\s*\}|\[\s*\]|[{}[\],:]|\s+/g, (token) => {
+    if (token.startsWith('"')) return JSON.stringify(JSON.parse(token));
+    if (token === ",") return `,${line()}`;
+    if (token === ":") return ": ";
+    if (token === "{" || token === "[") {
+      depth += 1;
+      return token + line();
+    }
+    if (token === "}" || token === "]") {
+      depth -= 1;
+      return line() + token;
+    }
+    return token.replace(/\s+/g, ""); // between tokens, or in what is empty
+  });
+}
 
 export function pretty(value) {
-  let known = value;
-  if (typeof value === "string") {
-    try {
-      known = JSON.parse(value);
-    } catch {
-      return visible(value);
-    }
+  if (typeof value !== "string") return visible(JSON.stringify(value, null, 2));
+  try {
+    JSON.parse(value);
+    return visible(inLines(value));
+  } catch {
+    return visible(value);
   }
-  return visible(typeof known === "string" ? known : JSON.stringify(known, null, 2));
 }
 
 export function notice(message) {
