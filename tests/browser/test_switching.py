@@ -86,3 +86,46 @@ def test_the_first_failure_stays(somebody: Somebody) -> None:
     context.unroute("**/conversations?*")
     chat.say(SF[0])
     expect(chat.alert).to_be_hidden()
+
+
+def test_a_failure_while_another_one_is_shown(chat: ChatPage, somebody: Somebody) -> None:
+    """It is told, leads back, and what was not stored is there to be sent again."""
+    chat.say(SF[0])
+    first = chat.id
+    held = Held(chat.page, "**/responses")
+    somebody.expects = "503"
+    chat.begin("Where do I live?")
+    [asked] = held.wait()
+    chat.button("New chat").click()
+    asked.fulfill(status=503, json={"error": {"message": "It is down."}})
+    expect(chat.alert).to_contain_text("In another conversation: It is down.")
+    expect(chat.message).to_have_value("")
+    chat.alert.get_by_role("button", name="Show it").click()
+    chat.shows(*SF)
+    assert chat.id == first
+    expect(chat.alert).to_have_text("It is down.")
+    expect(chat.message).to_have_value("Where do I live?")
+    held.open = True
+    chat.message.press("Enter")
+    chat.shows(*SF, "Where do I live?", "You said that you live in SF.")
+    chat.wait()
+    chat.button("New chat").click()
+    chat.titles.first.click()
+    expect(chat.log).to_contain_text("Where do I live?")
+    expect(chat.message).to_have_value("")
+
+
+def test_words_that_were_said_before_are_not_lost_either(
+    chat: ChatPage, somebody: Somebody
+) -> None:
+    """An earlier "yes" is not the one that was not stored; what is written meanwhile stays."""
+    chat.say("yes")
+    answer = chat.answers.inner_text()
+    held = Held(chat.page, "**/responses")
+    somebody.expects = "503"
+    chat.begin("yes")
+    [asked] = held.wait()
+    chat.message.fill("and more")
+    asked.fulfill(status=503)
+    chat.shows("yes", answer)
+    expect(chat.message).to_have_value("yes\nand more")

@@ -13,6 +13,7 @@ const state = {
   drawn: "", // what tells whether there is something new
 };
 const runs = new Map(); // by conversation: the answers that are coming
+const failures = new Map(); // by conversation: the runs of which nobody was told yet
 let asked = 0; // how often something was to be shown: only what was asked for last is
 
 // --- what is stored -----------------------------------------------------------------------------
@@ -73,6 +74,7 @@ async function load(id, { ifNew = false } = {}) {
   $("used").textContent = used ? `${used.toLocaleString()} tokens` : "";
   draw(items);
   busy();
+  tell(id);
 }
 
 const offerAgain = (id) =>
@@ -148,9 +150,11 @@ async function say(input, { turn, approvals } = {}) {
     history.replaceState(null, "", `#${id}`);
     side.mark(id);
   }
+  const first = turn ?? (state.turns.at(-1)?.number ?? 0) + 1;
   const part = begun(input, turn, approvals);
   const run = { abort: new AbortController(), part, items: new Map(), shown: [...$("log").children] };
   runs.set(id, run);
+  state.drawn = "";
   busy();
   let failed, completed;
   try {
@@ -169,22 +173,41 @@ async function say(input, { turn, approvals } = {}) {
     if (error.code === "approval_not_found") forgetApprovals(id);
   }
   runs.delete(id);
+  if (failed) {
+    const words = input.map((item) => (typeof item.content === "string" ? item.content : "")).join("\n");
+    failures.set(id, { message: messageOf(failed), words, first, last: turn ?? Infinity });
+  }
   if (state.id !== id) {
     await attempt(side.list, { unasked: true });
+    const message = failures.get(id)?.message;
+    if (message && state.id !== id) notice(`In another conversation: ${message} `, button("Show it", () => go(id)));
     return;
   }
-  if (failed && failed.name !== "AbortError") {
-    notice(failed instanceof Failure ? failed.message : "The answer broke off. What is shown is what was stored.");
-  }
+  if (failed) notice(messageOf(failed));
   await reload(id);
   busy(); // only now there is what one can build on
-  const words = input.map((item) => (typeof item.content === "string" ? item.content : "")).join("\n");
-  // What is not stored anywhere is not lost.
-  if (failed && !$("message").value && words && ![...$("log").querySelectorAll(".mine")].some((each) => each.textContent === words)) {
-    $("message").value = words;
-    fit();
-  }
   if (!narrow.matches) $("message").focus();
+}
+
+function messageOf(failed) {
+  if (failed.name === "AbortError") return undefined;
+  return failed instanceof Failure ? failed.message : "The answer broke off. What is shown is what was stored.";
+}
+
+// What became of a run that failed, as soon as it is known what was stored. What is not stored
+// anywhere is not lost: it goes back to where one writes.
+function tell(id) {
+  if (!failures.has(id)) return;
+  const { message, words, first, last } = failures.get(id);
+  failures.delete(id);
+  if (message) notice(message);
+  const stored = [...$("log").querySelectorAll(".mine")].some((each) => {
+    const { turn } = each.closest(".turn").dataset;
+    return turn >= first && turn <= last && each.textContent === words;
+  });
+  if (!words || stored) return;
+  $("message").value = [words, $("message").value].filter(Boolean).join("\n");
+  fit();
 }
 
 function busy() {

@@ -68,8 +68,8 @@ export function pretty(value) {
   }
 }
 
-export function notice(message) {
-  $("notice").textContent = message ?? "";
+export function notice(message, ...buttons) {
+  $("notice").replaceChildren(message ?? "", ...buttons);
   $("notice").hidden = !message;
 }
 

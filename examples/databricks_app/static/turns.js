@@ -61,7 +61,7 @@ function versionsOf(items, before, branches) {
 
 // A turn as it is stored. `before` is the id of the item that it follows.
 export function drawTurn(turn, items, { before, branches, handlers }) {
-  const part = element("section", { class: "turn" });
+  const part = element("section", { class: "turn", "data-turn": turn?.number });
   for (const item of items) show(part, item);
   if (!turn) return part;
   const mine = items.filter((item) => item.role === "user");
