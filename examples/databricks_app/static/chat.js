@@ -43,7 +43,7 @@ async function open(id) {
   if (id === null) draw([]);
   busy();
   if (!narrow.matches) $("message").focus();
-  if (id !== null && !runs.has(id)) await attempt(() => load(id));
+  if (id !== null && !runs.has(id)) await attempt(() => Promise.all([load(id), side.learn(id)]));
 }
 
 async function load(id, { ifNew = false } = {}) {

@@ -68,6 +68,15 @@ export function pretty(value) {
   }
 }
 
+// Children that stay are not touched: they keep the focus, and the click that is being made.
+export function arrange(parent, children) {
+  const kept = new Set(children);
+  for (const child of [...parent.children]) if (!kept.has(child)) child.remove();
+  children.forEach((child, at) => {
+    if (parent.children[at] !== child) parent.insertBefore(child, parent.children[at] ?? null);
+  });
+}
+
 export function notice(message, ...buttons) {
   $("notice").replaceChildren(message ?? "", ...buttons);
   $("notice").hidden = !message;
