@@ -1,7 +1,7 @@
 // The conversation that is shown, and what is said in it.
 
 import { Failure, allItems, answer, call, path } from "./api.js";
-import { $, attempt, button, element, narrow, notice } from "./page.js";
+import { $, arrange, attempt, button, element, narrow, notice } from "./page.js";
 import * as side from "./side.js";
 import { approval, drawTurn, said, show as showItem, wordsOf } from "./turns.js";
 
@@ -88,26 +88,30 @@ function draw(items) {
   }
   const counted = state.turns.reduce((sum, turn) => sum + turn.items, 0);
   let at = Math.max(items.length - counted, 0);
-  const parts = at > 0 ? [drawTurn(null, items.slice(0, at), {})] : [];
+  const shown = new Map([...$("log").children].map((part) => [part.stored, part]));
+  const parts = at > 0 ? [drawTurn(null, items.slice(0, at), { shown })] : [];
   for (const turn of state.turns) {
     const before = items[at - 1]?.id ?? null;
     const own = items.slice(at, at + turn.items);
-    parts.push(drawTurn(turn, own, { before, branches: state.branches, handlers: { edit, regenerate, restore } }));
+    parts.push(drawTurn(turn, own, { before, branches: state.branches, shown, handlers: { edit, regenerate, restore } }));
     at += turn.items;
   }
   if (parts.length === 0) {
     parts.push(element("p", { class: "turn empty quiet", text: "Say something. The agent remembers, on any worker, after any restart." }));
   }
-  $("log").replaceChildren(...parts);
+  arrange($("log"), parts);
   drawApprovals();
   toEnd();
 }
 
-async function restore(branch) {
+async function restore(branch, turn, arrow) {
   const id = state.id;
   if (runs.has(id)) return;
   await attempt(() => call("POST", path(id, `/branches/${branch}/restore`)));
   await reload(id);
+  if (document.activeElement !== document.body) return;
+  const arrows = [...$("log").querySelectorAll(`[data-turn="${turn.number}"] button[aria-label]:enabled`)];
+  (arrows.find((each) => each.ariaLabel === arrow) ?? arrows[0])?.focus();
 }
 
 const reload = (id) => attempt(() => Promise.all([load(id), side.list()]), { unasked: true });
@@ -186,7 +190,7 @@ async function say(input, { turn, approvals } = {}) {
   if (failed) notice(messageOf(failed));
   await reload(id);
   busy(); // only now there is what one can build on
-  if (!narrow.matches) $("message").focus();
+  if (!narrow.matches && !document.activeElement.closest("#side, #ask, .edit")) $("message").focus();
 }
 
 function messageOf(failed) {
@@ -278,7 +282,9 @@ function edit(turn, mine, part) {
   });
   text.addEventListener("keydown", sendOnEnter(form));
   text.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") cancel();
+    if (event.key !== "Escape" || event.isComposing) return;
+    event.stopPropagation(); // it ends the edit, and no answer
+    cancel();
   });
   shown[0].replaceWith(form);
   for (const other of shown.slice(1)) other.remove();
@@ -316,7 +322,8 @@ $("stop").addEventListener("click", () => runs.get(state.id)?.abort.abort());
 $("new").addEventListener("click", () => go(null));
 $("ask-no").addEventListener("click", () => $("ask").close());
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !$("ask").open) runs.get(state.id)?.abort.abort();
+  const here = event.target === document.body ? !$("main").inert : event.target.closest("#log, #composer");
+  if (event.key === "Escape" && !event.isComposing && here) runs.get(state.id)?.abort.abort();
 });
 // Not by its address: what stands behind # is the conversation.
 document.querySelector(".skip").addEventListener("click", (event) => {

@@ -96,6 +96,9 @@ async function rename(id, name) {
     names.set(id, nameOf(await call("POST", path(id), { title: title.trim() || null })));
     await list();
   });
+  // The row is another one, and its pencil too.
+  if (document.activeElement !== document.body) return;
+  [...$("conversations").children].find((each) => each.dataset.id === id)?.querySelector(".icon").focus();
 }
 
 async function remove(id, name) {
