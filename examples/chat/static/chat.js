@@ -114,7 +114,10 @@ async function restore(branch, turn, arrow) {
   (arrows.find((each) => each.ariaLabel === arrow) ?? arrows[0])?.focus();
 }
 
-const reload = (id) => attempt(() => Promise.all([load(id), side.list()]), { unasked: true });
+const reload = (id) => attempt(async () => {
+  await Promise.all([load(id), side.list()]);
+  await side.learn(id);
+}, { unasked: true });
 
 // --- what waits for somebody's yes: the server tells once, in the answer that asks ----------------
 
@@ -187,7 +190,10 @@ async function say(input, { turn, approvals } = {}) {
     if (message && state.id !== id) notice(`In another conversation: ${message} `, button("Show it", () => go(id)));
     return;
   }
-  if (failed) notice(messageOf(failed));
+  if (failed) {
+    notice(messageOf(failed));
+    failures.get(id).message = undefined; // told
+  }
   await reload(id);
   busy(); // only now there is what one can build on
   if (!narrow.matches && !document.activeElement.closest("#side, #ask, .edit")) $("message").focus();

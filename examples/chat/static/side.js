@@ -38,7 +38,6 @@ export async function list() {
   arrange($("conversations"), [...rows.values()]);
   $("more").hidden = !next;
   $("none").hidden = found.length > 0;
-  if (current) await learn(current);
   mark(current);
 }
 
