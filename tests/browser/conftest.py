@@ -69,6 +69,14 @@ class ChatServer:
         gate = self._folder / "go"
         gate.touch() if go else gate.unlink(missing_ok=True)
 
+    def create(self, user: str, title: str) -> str:
+        """A conversation in which nothing was said; its id."""
+        answer = httpx.post(
+            f"{self.url}/conversations", json={"title": title}, headers={"X-Forwarded-User": user}
+        )
+        made: str = answer.raise_for_status().json()["id"]
+        return made
+
     def items(self, user: str, conversation: str) -> list[dict[str, Any]]:
         """What is stored, oldest first."""
         answer = httpx.get(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 
 class ChatPage:
@@ -46,3 +46,31 @@ class ChatPage:
 
     def lists(self, *titles: str) -> None:
         expect(self.titles).to_have_text(list(titles))
+
+
+class Held:
+    """Calls to an address, which do not leave the browser until somebody lets them go."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.open = False
+        """Whether calls that come from now on are let through."""
+        self._page = page
+        self._routes: list[Route] = []
+        page.route(address, self._take)
+
+    def _take(self, route: Route) -> None:
+        if self.open:
+            route.continue_()
+        else:
+            self._routes.append(route)
+
+    def wait(self) -> list[Route]:
+        """Until there is one."""
+        while not self._routes:
+            self._page.wait_for_timeout(20)
+        return self._routes
+
+    def let_go(self) -> None:
+        self.open = True
+        for route in self._routes:
+            route.continue_()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import expect
 
-from browser.conftest import Somebody
+from browser.conftest import ChatServer, Somebody
 from browser.page import ChatPage
 
 NAMELESS = """() => [...document.querySelectorAll(
@@ -73,6 +73,18 @@ def test_names_and_contrast(somebody: Somebody) -> None:
     assert 'heading "The agent" [level=2]' in tree
 
 
+def test_the_skip_link(chat: ChatPage) -> None:
+    """It leads to the message, and not to another conversation."""
+    chat.say("Hello, I live in SF!")
+    conversation = chat.id
+    link = chat.page.get_by_role("link", name="To the message")
+    link.focus()
+    link.press("Enter")
+    expect(chat.message).to_be_focused()
+    chat.shows("Hello, I live in SF!", "Hello! I will remember: you live in SF.")
+    assert chat.id == conversation
+
+
 def test_with_the_keyboard_alone(chat: ChatPage) -> None:
     """From the first word to an edit, a version, an approval, a name and the end."""
     keyboard = chat.page.keyboard
@@ -109,9 +121,11 @@ def test_with_the_keyboard_alone(chat: ChatPage) -> None:
     to("Version before", back=True)
     keyboard.press("Space")
     expect(chat.log.get_by_text("1 / 2")).to_be_visible()
+    expect(chat.button("Version after")).to_be_focused()
 
     chat.page.reload()
     expect(chat.message).to_be_focused()
+    chat.wait()
     keyboard.type("Book a table for two")
     keyboard.press("Enter")
     chat.wait()
@@ -126,8 +140,58 @@ def test_with_the_keyboard_alone(chat: ChatPage) -> None:
     keyboard.type("A table")
     keyboard.press("Enter")
     chat.lists("A table")
+    expect(chat.button("Rename A table")).to_be_focused()
     to("Delete A table")
     keyboard.press("Enter")
     to("Delete")
     keyboard.press("Enter")
     chat.lists()
+
+
+def test_what_escape_stops(chat: ChatPage, server: ChatServer) -> None:
+    """The answer, where one writes or reads; not where one searches, nor in mid-composition."""
+    server.let_go(go=False)
+    chat.begin("wait for me. Hello, I live in SF!")
+    expect(chat.answers).to_have_text("Hello! ")
+    chat.page.get_by_role("searchbox").press("Escape")
+    chat.message.evaluate(
+        """element => element.dispatchEvent(new KeyboardEvent(
+            "keydown", {key: "Escape", isComposing: true, bubbles: true}))"""
+    )
+    chat.page.wait_for_timeout(300)
+    expect(chat.button("Stop")).to_be_visible()
+    chat.log.press("Escape")
+    chat.wait()
+    chat.shows("wait for me. Hello, I live in SF!")
+
+
+def test_escape_that_closes_the_list(somebody: Somebody, server: ChatServer) -> None:
+    """On a narrow screen; it stops no answer."""
+    chat = somebody.page(somebody.window(viewport={"width": 360, "height": 640}))
+    server.let_go(go=False)
+    chat.begin("wait for me. Hello, I live in SF!")
+    expect(chat.answers).to_have_text("Hello! ")
+    chat.button("Show the list").click()
+    chat.page.keyboard.press("Escape")
+    expect(chat.side).to_be_hidden()
+    server.let_go(go=True)
+    chat.wait()
+    chat.shows("wait for me. Hello, I live in SF!", "Hello! I will remember: you live in SF.")
+
+
+def test_an_answer_that_ends_while_one_searches(chat: ChatPage, server: ChatServer) -> None:
+    """It does not take the focus away, and what was said before is not said anew."""
+    chat.say("What is the weather in Rome?")
+    chat.log.locator("summary").click()
+    chat.page.evaluate("window.first = document.querySelector('.turn')")
+    server.let_go(go=False)
+    chat.begin("wait for me. Hello, I live in SF!")
+    expect(chat.answers).to_have_count(2)
+    search = chat.page.get_by_role("searchbox")
+    search.focus()
+    server.let_go(go=True)
+    chat.wait()
+    expect(chat.button("Regenerate")).to_have_count(2)
+    expect(search).to_be_focused()
+    assert chat.page.evaluate("window.first === document.querySelector('.turn')")
+    expect(chat.log).to_contain_text("It is sunny in Rome.")

@@ -91,3 +91,43 @@ def test_nothing_else_is_loaded_or_run(chat: ChatPage, somebody: Somebody) -> No
         }"""
     )
     assert chat.page.title() == "New chat"
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ('{"to_account": 9007199254740993}', '{\n  "to_account": 9007199254740993\n}'),
+        ('{"sum": 1e400, "of": []}', '{\n  "sum": 1e400,\n  "of": []\n}'),
+        (
+            '{"to":"Mia","to":["Tom",{ }]}',
+            '{\n  "to": "Mia",\n  "to": [\n    "Tom",\n    {}\n  ]\n}',
+        ),
+        ('{"to": "{ [1, \\"M\\u00fcller\\"] }"}', '{\n  "to": "{ [1, \\"Müller\\"] }"\n}'),
+        ('{"to": NaN }', '{"to": NaN }'),
+        ('"{}"', '"{}"'),
+        ("a\u00adb\u180ec\u3164d\u2800", "a\\u00adb\\u180ec\\u3164d\\u2800"),
+        ("a\U000e0041\tb\nc\r", "a\\u{e0041}\tb\nc\\u000d"),
+        ("[" * 100_000, None),
+        ("[" * 3_000 + "]" * 3_000, None),
+        ('"' + "long " * 200_000 + '"', None),
+    ],
+)
+def test_a_card_shows_what_the_tool_gets(chat: ChatPage, given: str, shown: str | None) -> None:
+    """Digit by digit and key by key; what is long or deep is shown, too."""
+    chat.say("Book a table for two")
+    chat.page.evaluate(
+        """([id, given]) => {
+            const [known] = JSON.parse(localStorage.getItem(`approvals ${id}`));
+            const other = JSON.stringify([{...known, arguments: given}]);
+            localStorage.setItem(`approvals ${id}`, other);
+        }""",
+        [chat.id, given],
+    )
+    chat.page.reload()
+    words = chat.log.get_by_role("group", name="Approval of book_table").locator("pre")
+    expect(words).to_have_count(1)
+    text = words.evaluate("element => element.textContent")
+    if shown is None:
+        assert "".join(text.split()) == "".join(given.split())
+    else:
+        assert text == shown

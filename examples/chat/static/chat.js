@@ -1,17 +1,20 @@
 // The conversation that is shown, and what is said in it.
 
 import { Failure, allItems, answer, call, path } from "./api.js";
-import { $, attempt, button, element, narrow, notice } from "./page.js";
+import { $, arrange, attempt, button, element, narrow, notice } from "./page.js";
 import * as side from "./side.js";
 import { approval, drawTurn, said, show as showItem, wordsOf } from "./turns.js";
 
 const state = {
   id: null, // of the conversation that is shown
+  loaded: false, // whether what is shown is that conversation's
   turns: [],
   branches: [],
   drawn: "", // what tells whether there is something new
 };
 const runs = new Map(); // by conversation: the answers that are coming
+const failures = new Map(); // by conversation: the runs of which nobody was told yet
+let asked = 0; // how often something was to be shown: only what was asked for last is
 
 // --- what is stored -----------------------------------------------------------------------------
 
@@ -29,19 +32,24 @@ const idInAddress = () => {
   }
 };
 
+// Nothing of the conversation before stays, so that nothing can be done with it under another id.
 async function open(id) {
-  state.id = id;
+  asked += 1;
+  Object.assign(state, { id, loaded: false, turns: [], branches: [], drawn: "" });
   notice();
   side.mark(id);
-  busy();
   $("used").textContent = "";
-  if (runs.has(id)) $("log").replaceChildren(...runs.get(id).shown); // it has gone on meanwhile
-  else if (id) await attempt(() => load(id));
-  else draw([]);
+  $("log").replaceChildren(...(runs.get(id)?.shown ?? [])); // an answer has gone on meanwhile
+  if (id === null) draw([]);
+  busy();
   if (!narrow.matches) $("message").focus();
+  if (id !== null && !runs.has(id)) await attempt(() => Promise.all([load(id), side.learn(id)]));
 }
 
 async function load(id, { ifNew = false } = {}) {
+  asked += 1;
+  const mine = asked;
+  const late = () => mine !== asked || runs.has(id);
   let items = [], turns = [], branches = [], used = 0;
   try {
     const all = await Promise.all([
@@ -52,51 +60,64 @@ async function load(id, { ifNew = false } = {}) {
     ]);
     [items, turns, branches, used] = [all[0], all[1].data, all[2].data, all[3].total_tokens];
   } catch (error) {
-    if (error.status !== 404) throw error; // else nothing was said yet
+    if (late()) return;
+    if (error.status !== 404) { // else nothing was said yet
+      if (!state.loaded) offerAgain(id);
+      throw error;
+    }
   }
-  if (state.id !== id || runs.has(id)) return;
+  if (late()) return;
   const drawn = JSON.stringify([items.map((item) => item.id), turns.map((turn) => turn.status), branches]);
   if (ifNew && drawn === state.drawn) return;
   state.drawn = drawn;
   Object.assign(state, { turns, branches });
   $("used").textContent = used ? `${used.toLocaleString()} tokens` : "";
   draw(items);
+  busy();
+  tell(id);
 }
 
+const offerAgain = (id) =>
+  $("log").replaceChildren(element("p", { class: "turn empty quiet", text: "This conversation could not be loaded. " },
+    button("Try again", () => open(id))));
+
 function draw(items) {
+  state.loaded = true;
   if (items.length === 0) {
     Object.assign(state, { turns: [], branches: [] });
   }
   const counted = state.turns.reduce((sum, turn) => sum + turn.items, 0);
   let at = Math.max(items.length - counted, 0);
-  const parts = at > 0 ? [drawTurn(null, items.slice(0, at), {})] : [];
+  const shown = new Map([...$("log").children].map((part) => [part.stored, part]));
+  const parts = at > 0 ? [drawTurn(null, items.slice(0, at), { shown })] : [];
   for (const turn of state.turns) {
     const before = items[at - 1]?.id ?? null;
     const own = items.slice(at, at + turn.items);
-    parts.push(drawTurn(turn, own, { before, branches: state.branches, handlers: { edit, regenerate, restore } }));
+    parts.push(drawTurn(turn, own, { before, branches: state.branches, shown, handlers: { edit, regenerate, restore } }));
     at += turn.items;
   }
   if (parts.length === 0) {
     parts.push(element("p", { class: "turn empty quiet", text: "Say something. The agent remembers, on any worker, after any restart." }));
   }
-  $("log").replaceChildren(...parts);
+  arrange($("log"), parts);
   drawApprovals();
   toEnd();
 }
 
-async function restore(branch) {
+async function restore(branch, turn, arrow) {
   const id = state.id;
   if (runs.has(id)) return;
   await attempt(() => call("POST", path(id, `/branches/${branch}/restore`)));
   await reload(id);
+  if (document.activeElement !== document.body) return;
+  const arrows = [...$("log").querySelectorAll(`[data-turn="${turn.number}"] button[aria-label]:enabled`)];
+  (arrows.find((each) => each.ariaLabel === arrow) ?? arrows[0])?.focus();
 }
 
-// A failure that is shown stays, whatever works again by now.
-async function reload(id) {
-  const shown = $("notice").textContent;
-  await attempt(() => Promise.all([load(id), side.list()]));
-  if (shown) notice(shown);
-}
+const reload = (id) => attempt(async () => {
+  await Promise.all([load(id), side.list()]);
+  await side.learn(id);
+}, { unasked: true });
 
 // --- what waits for somebody's yes: the server tells once, in the answer that asks ----------------
 
@@ -129,16 +150,18 @@ const newId = () =>
 
 async function say(input, { turn, approvals } = {}) {
   const id = state.id ?? newId();
-  if (runs.has(id)) return;
+  if (runs.has(id) || !state.loaded) return;
   notice();
   if (state.id === null) {
     state.id = id;
     history.replaceState(null, "", `#${id}`);
     side.mark(id);
   }
+  const first = turn ?? (state.turns.at(-1)?.number ?? 0) + 1;
   const part = begun(input, turn, approvals);
   const run = { abort: new AbortController(), part, items: new Map(), shown: [...$("log").children] };
   runs.set(id, run);
+  state.drawn = "";
   busy();
   let failed, completed;
   try {
@@ -157,29 +180,52 @@ async function say(input, { turn, approvals } = {}) {
     if (error.code === "approval_not_found") forgetApprovals(id);
   }
   runs.delete(id);
+  if (failed) {
+    const words = input.map((item) => (typeof item.content === "string" ? item.content : "")).join("\n");
+    failures.set(id, { message: messageOf(failed), words, first, last: turn ?? Infinity });
+  }
   if (state.id !== id) {
-    await attempt(side.list);
+    await attempt(side.list, { unasked: true });
+    const message = failures.get(id)?.message;
+    if (message && state.id !== id) notice(`In another conversation: ${message} `, button("Show it", () => go(id)));
     return;
   }
-  if (failed && failed.name !== "AbortError") {
-    notice(failed instanceof Failure ? failed.message : "The answer broke off. What is shown is what was stored.");
+  if (failed) {
+    notice(messageOf(failed));
+    failures.get(id).message = undefined; // told
   }
   await reload(id);
   busy(); // only now there is what one can build on
-  const words = input.map((item) => (typeof item.content === "string" ? item.content : "")).join("\n");
-  // What is not stored anywhere is not lost.
-  if (failed && !$("message").value && words && ![...$("log").querySelectorAll(".mine")].some((each) => each.textContent === words)) {
-    $("message").value = words;
-    fit();
-  }
-  if (!narrow.matches) $("message").focus();
+  if (!narrow.matches && !document.activeElement.closest("#side, #ask, .edit")) $("message").focus();
+}
+
+function messageOf(failed) {
+  if (failed.name === "AbortError") return undefined;
+  return failed instanceof Failure ? failed.message : "The answer broke off. What is shown is what was stored.";
+}
+
+// What became of a run that failed, as soon as it is known what was stored. What is not stored
+// anywhere is not lost: it goes back to where one writes.
+function tell(id) {
+  if (!failures.has(id)) return;
+  const { message, words, first, last } = failures.get(id);
+  failures.delete(id);
+  if (message) notice(message);
+  const stored = [...$("log").querySelectorAll(".mine")].some((each) => {
+    const { turn } = each.closest(".turn").dataset;
+    return turn >= first && turn <= last && each.textContent === words;
+  });
+  if (!words || stored) return;
+  $("message").value = [words, $("message").value].filter(Boolean).join("\n");
+  fit();
 }
 
 function busy() {
   const is = runs.has(state.id);
   $("send").hidden = is;
+  $("send").disabled = !state.loaded;
   $("stop").hidden = !is;
-  $("log").setAttribute("aria-busy", String(is));
+  $("log").setAttribute("aria-busy", String(is || !state.loaded));
 }
 
 // The turn as it will be. What it replaces is not shown any more.
@@ -242,7 +288,9 @@ function edit(turn, mine, part) {
   });
   text.addEventListener("keydown", sendOnEnter(form));
   text.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") cancel();
+    if (event.key !== "Escape" || event.isComposing) return;
+    event.stopPropagation(); // it ends the edit, and no answer
+    cancel();
   });
   shown[0].replaceWith(form);
   for (const other of shown.slice(1)) other.remove();
@@ -269,7 +317,7 @@ function fit() {
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const words = $("message").value.trim();
-  if (!words || runs.has(state.id)) return;
+  if (!words || runs.has(state.id) || !state.loaded) return;
   $("message").value = "";
   fit();
   say([{ role: "user", content: words }]);
@@ -280,7 +328,14 @@ $("stop").addEventListener("click", () => runs.get(state.id)?.abort.abort());
 $("new").addEventListener("click", () => go(null));
 $("ask-no").addEventListener("click", () => $("ask").close());
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !$("ask").open) runs.get(state.id)?.abort.abort();
+  const here = event.target === document.body ? !$("main").inert : event.target.closest("#log, #composer");
+  if (event.key === "Escape" && !event.isComposing && here) runs.get(state.id)?.abort.abort();
+});
+// Not by its address: what stands behind # is the conversation.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  side.openSide(false);
+  $("message").focus();
 });
 $("theme").addEventListener("click", () => {
   const root = document.documentElement;
@@ -303,7 +358,6 @@ window.addEventListener("popstate", () => open(idInAddress()));
 // Somebody may have gone on in another tab.
 window.addEventListener("focus", () => {
   if (runs.has(state.id) || document.querySelector(".edit")) return;
-  attempt(() => Promise.all([side.list(), state.id && load(state.id, { ifNew: true })]));
+  attempt(() => Promise.all([side.list(), state.id && load(state.id, { ifNew: true })]), { unasked: true });
 });
-await attempt(side.list);
-await open(idInAddress());
+await Promise.all([open(idInAddress()), attempt(side.list, { unasked: true })]);

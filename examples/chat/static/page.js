@@ -33,34 +33,63 @@ export function iconButton(symbol, label, handler) {
 // What does not show, or makes other words show elsewhere, is written out: of a tool's call somebody
 // has to know what they say yes to.
 export const visible = (text) =>
-  String(text).replace(
-    /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
+  String(text).replace(/(?![\t\n])[\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\u2028\u2029\u2800]/gu, (character) => {
+    const code = character.codePointAt(0).toString(16).padStart(4, "0");
+    return code.length > 4 ? `\\u{${code}}` : `\\u${code}`;
+  });
 
-export function pretty(value) {
-  let known = value;
-  if (typeof value === "string") {
-    try {
-      known = JSON.parse(value);
-    } catch {
-      return visible(value);
+// JSON in lines, token by token: what is parsed loses repeated keys and the digits of great numbers.
+function inLines(json) {
+  let depth = 0;
+  const line = () => `\n${"  ".repeat(Math.min(depth, 20))}`;
+  return json.replace(/"(?:[^"\\]|\\.)*"|\{\s*\}|\[\s*\]|[{}[\],:]|\s+/g, (token) => {
+    if (token.startsWith('"')) return JSON.stringify(JSON.parse(token));
+    if (token === ",") return `,${line()}`;
+    if (token === ":") return ": ";
+    if (token === "{" || token === "[") {
+      depth += 1;
+      return token + line();
     }
-  }
-  return visible(typeof known === "string" ? known : JSON.stringify(known, null, 2));
+    if (token === "}" || token === "]") {
+      depth -= 1;
+      return line() + token;
+    }
+    return token.replace(/\s+/g, ""); // between tokens, or in what is empty
+  });
 }
 
-export function notice(message) {
-  $("notice").textContent = message ?? "";
+export function pretty(value) {
+  if (typeof value !== "string") return visible(JSON.stringify(value, null, 2));
+  try {
+    JSON.parse(value);
+    return visible(inLines(value));
+  } catch {
+    return visible(value);
+  }
+}
+
+// Children that stay are not touched: they keep the focus, and the click that is being made.
+export function arrange(parent, children) {
+  const kept = new Set(children);
+  for (const child of [...parent.children]) if (!kept.has(child)) child.remove();
+  children.forEach((child, at) => {
+    if (parent.children[at] !== child) parent.insertBefore(child, parent.children[at] ?? null);
+  });
+}
+
+export function notice(message, ...buttons) {
+  $("notice").replaceChildren(message ?? "", ...buttons);
   $("notice").hidden = !message;
 }
 
-// Every failure is shown; nothing is left half done on the page, which shows what is stored.
-export async function attempt(action) {
-  notice();
+// Every failure is shown; nothing is left half done on the page, which shows what is stored. What
+// nobody has asked for leaves a failure that is shown, whatever works again by now.
+export async function attempt(action, { unasked = false } = {}) {
+  if (!unasked) notice();
   try {
     return await action();
   } catch (error) {
+    if (unasked && !$("notice").hidden) return undefined;
     notice(error instanceof Failure ? error.message : "The server cannot be reached. Try again.");
     return undefined;
   }

@@ -1,26 +1,63 @@
 // The side bar: one's conversations, as the server lists them.
 
 import { call, path } from "./api.js";
-import { $, ask, attempt, button, element, iconButton, narrow } from "./page.js";
+import { $, arrange, ask, attempt, button, element, iconButton, narrow } from "./page.js";
+
+const PAGE = 30;
+const MOST = 100; // that the server gives at once
 
 let current = null; // the id of the conversation that is shown
-let next = null; // where the next page of the list begins
+let wanted = PAGE; // so many are shown, if there are as many
+let asked = 0; // how often: only the answer to the latest question is shown
 let handlers = { open() {}, deleted() {} };
+let rows = new Map(); // what is shown: by what the server said of it
+const names = new Map(); // by id, also of those that are not shown any more
 
-export async function list({ further = false } = {}) {
+export async function list() {
+  asked += 1;
+  const mine = asked;
   const search = $("search").value.trim();
-  const query = new URLSearchParams({ limit: "30" });
-  if (search) query.set("search", search);
-  if (further && next) query.set("after", next);
-  const page = await call("GET", `?${query}`);
-  if (search !== $("search").value.trim()) return; // an answer to an older question
-  const rows = page.data.map(row);
-  if (further) $("conversations").append(...rows);
-  else $("conversations").replaceChildren(...rows);
-  next = page.next;
+  const found = [];
+  let next = null;
+  do {
+    const query = new URLSearchParams({ limit: String(Math.min(wanted - found.length, MOST)) });
+    if (search) query.set("search", search);
+    if (next) query.set("after", next);
+    const page = await call("GET", `?${query}`);
+    if (mine !== asked) return;
+    found.push(...page.data);
+    next = page.next;
+  } while (next && found.length < wanted);
+  const shown = new Map();
+  for (const each of found) {
+    const said = JSON.stringify([each.id, each.title, each.preview, each.updated_at]);
+    shown.set(said, rows.get(said) ?? row(each));
+    names.set(each.id, nameOf(each));
+  }
+  rows = shown;
+  arrange($("conversations"), [...rows.values()]);
   $("more").hidden = !next;
-  $("none").hidden = $("conversations").children.length > 0 || Boolean(next);
+  $("none").hidden = found.length > 0;
   mark(current);
+}
+
+// The name of one that the list may not show: it is older, or not what is searched for.
+export async function learn(id) {
+  if (!names.has(id)) {
+    try {
+      names.set(id, nameOf(await call("GET", path(id))));
+    } catch (error) {
+      if (error.status !== 404 && id === current) throw error; // else nothing was said yet
+    }
+  }
+  if (id === current) mark(id);
+}
+
+async function more() {
+  wanted += PAGE;
+  $("more").disabled = true;
+  await attempt(list);
+  $("more").disabled = false;
 }
 
 const nameOf = ({ title, preview }) => title || preview || "Without words";
@@ -40,14 +77,13 @@ function row(conversation) {
 // The conversation that is shown stands out, and its name is the page's.
 export function mark(id) {
   current = id;
-  let name = "New chat";
   for (const each of $("conversations").children) {
     const is = each.dataset.id === id;
     each.classList.toggle("current", is);
     if (is) each.firstChild.setAttribute("aria-current", "page");
     else each.firstChild.removeAttribute("aria-current");
-    if (is) name = each.firstChild.textContent;
   }
+  const name = names.get(id) ?? "New chat";
   $("title").textContent = name;
   document.title = name;
 }
@@ -56,15 +92,19 @@ async function rename(id, name) {
   const title = await ask("What is it called?", { value: name, yes: "Rename" });
   if (title === null) return;
   await attempt(async () => {
-    await call("POST", path(id), { title: title.trim() || null });
+    names.set(id, nameOf(await call("POST", path(id), { title: title.trim() || null })));
     await list();
   });
+  // The row is another one, and its pencil too.
+  if (document.activeElement !== document.body) return;
+  [...$("conversations").children].find((each) => each.dataset.id === id)?.querySelector(".icon").focus();
 }
 
 async function remove(id, name) {
   if ((await ask("Delete this conversation? It cannot be brought back.", { name, yes: "Delete" })) === null) return;
   await attempt(async () => {
     await call("DELETE", path(id));
+    names.delete(id);
     handlers.deleted(id);
     await list();
   });
@@ -82,9 +122,12 @@ export function begin(given) {
   let typing;
   $("search").addEventListener("input", () => {
     clearTimeout(typing);
-    typing = setTimeout(() => attempt(list), 250);
+    typing = setTimeout(() => {
+      wanted = PAGE;
+      attempt(list);
+    }, 250);
   });
-  $("more").addEventListener("click", () => attempt(() => list({ further: true })));
+  $("more").addEventListener("click", more);
   $("open-side").addEventListener("click", () => openSide(true));
   const close = () => {
     openSide(false);

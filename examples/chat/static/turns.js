@@ -59,9 +59,14 @@ function versionsOf(items, before, branches) {
   ].sort((one, other) => number(one.first) - number(other.first));
 }
 
-// A turn as it is stored. `before` is the id of the item that it follows.
-export function drawTurn(turn, items, { before, branches, handlers }) {
-  const part = element("section", { class: "turn" });
+// A turn as it is stored. `before` is the id of the item that it follows. One that is `shown` stays
+// as it is, unless something waits in it: that is asked anew.
+export function drawTurn(turn, items, { before, branches = [], shown, handlers }) {
+  const versions = versionsOf(items, before, branches);
+  const stored = JSON.stringify([turn, items.map((item) => item.id), versions]);
+  if (shown.has(stored) && turn?.status !== "waiting") return shown.get(stored);
+  const part = element("section", { class: "turn", "data-turn": turn?.number });
+  part.stored = stored;
   for (const item of items) show(part, item);
   if (!turn) return part;
   const mine = items.filter((item) => item.role === "user");
@@ -71,8 +76,7 @@ export function drawTurn(turn, items, { before, branches, handlers }) {
     [...bubbles].at(-1).after(element("div", { class: "tools of-mine" }, edit));
   }
   const tools = element("div", { class: "tools of-answer" });
-  const versions = versionsOf(items, before, branches);
-  if (versions.length > 1) tools.append(...leaves(versions, handlers));
+  if (versions.length > 1) tools.append(...leaves(turn, versions, handlers));
   if (mine.length > 0) tools.append(button("Regenerate", () => handlers.regenerate(turn, mine), { class: "small" }));
   const facts = [];
   if (turn.usage.total_tokens) facts.push(`${turn.usage.total_tokens.toLocaleString()} tokens`);
@@ -82,10 +86,10 @@ export function drawTurn(turn, items, { before, branches, handlers }) {
   return part;
 }
 
-function leaves(versions, handlers) {
+function leaves(turn, versions, handlers) {
   const at = versions.findIndex((version) => version.id === null);
   const leaf = (text, to, label) =>
-    button(text, () => handlers.restore(versions[to].id), {
+    button(text, () => handlers.restore(versions[to].id, turn, label), {
       class: "small", "aria-label": label, disabled: !versions[to],
     });
   return [
