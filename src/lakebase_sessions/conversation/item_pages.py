@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lakebase_sessions.conversation.items import decode, encode
-from lakebase_sessions.errors import ConversationNotFound, ItemNotFound
+from lakebase_sessions.errors import ConversationConflict, ConversationNotFound, ItemNotFound
 from lakebase_sessions.postgres import items as queries
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 Numbered = tuple[int, "TResponseInputItem"]
 """An item and the id of its row, which it keeps as long as it is in the conversation, and has again
 when it is restored."""
+
+
+_TRIES = 20
+"""To remove an item from a conversation that somebody else writes to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +101,21 @@ async def remove_item(session: Conversation, item: int) -> None:
     The record of its turn begins with the next item of that, or is no turn's any more.
 
     Raises:
+        ConversationConflict: Somebody else wrote meanwhile, again and again; nothing was removed.
         ItemNotFound: The conversation has no such item.
     """
     recorded = (await session._open()).keeps_records
     statement = queries.REMOVE_RECORDED if recorded else queries.REMOVE
-    is_there, is_removed = True, False
-    while is_there and not is_removed:
+    for _ in range(_TRIES):
         [(is_there, is_removed)] = await session._write(statement, item=str(item))
-    if not is_there:
-        raise _no_item(session, item)
+        if not is_there:
+            raise _no_item(session, item)
+        if is_removed:
+            return
+    raise ConversationConflict(
+        f"Others write to conversation {session.session_id!a} all the time, so item {item} was not "
+        "removed. Try again."
+    )
 
 
 async def add_numbered(
