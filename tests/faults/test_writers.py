@@ -167,9 +167,9 @@ async def test_somebody_goes_back_meanwhile(
         for size in itertools.islice(itertools.cycle((1, 4, 99)), BATCHES):
             await write(checker, kind, session, size)
 
-    async def go_back(session: LakebaseSession) -> int:
+    async def go_back(session: LakebaseSession) -> None:
         done = 0
-        while writing and done < 40:  # of the 50 branches that are kept
+        while (writing or done < 10) and done < 40:  # of the 50 branches that are kept
             turns = await session.turns()
             with contextlib.suppress(ConversationConflict, TurnNotFound, BranchNotFound):
                 if done % 3 < 2 and turns:
@@ -178,7 +178,6 @@ async def test_somebody_goes_back_meanwhile(
                     await session.restore(branches[done % len(branches)])
                 done += 1
             await asyncio.sleep(0.01)
-        return done
 
     sessions = [await make(kind, "s") for kind in kinds]
     other = await make("plain", "s")
@@ -186,7 +185,7 @@ async def test_somebody_goes_back_meanwhile(
     going_back = asyncio.create_task(go_back(other))
     await asyncio.gather(*map(writer, kinds, sessions))
     writing = False
-    assert await going_back > 5
+    await going_back
     everything = [await other.get_items()]
     everything += [await other.branch_items(branch) for branch in await other.branches()]
     stored = [str(item.get("content")) for items in everything for item in items]
