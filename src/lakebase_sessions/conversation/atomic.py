@@ -32,7 +32,7 @@ from lakebase_sessions.errors import (
     TurnNotOpen,
 )
 from lakebase_sessions.postgres import edits, queries
-from lakebase_sessions.workspace.background import settled
+from lakebase_sessions.workspace.background import to_its_end
 
 if TYPE_CHECKING:
     from agents import RunContextWrapper
@@ -327,7 +327,7 @@ class AtomicTurn(Waiting, Session):
 
     async def _store(self) -> None:
         if self._seen.version is None:  # what was there did not matter
-            await self._append()
+            await self._append(self._session, self._added)
             return
         if self._fork:
             await self._store_in(self._fork)
@@ -347,30 +347,25 @@ class AtomicTurn(Waiting, Session):
         if not stored:
             raise self._conflict()
 
-    async def _append(self) -> None:
-        if (await self._session._open()).keeps_records:
-            await self._session._write(
-                queries.ADD_RECORDED_ITEMS,
-                **self._noted(),
-                items="\n".join(self._added),
-                count=str(len(self._added)),
-            )
-        else:
-            await self._session._add(self._added)
+    async def _append(
+        self, conversation: Conversation, encoded: list[str]
+    ) -> dict[str, str | None] | None:
+        """Append items, and say in the turn's record what is known of it: that is returned."""
+        recorded = self._noted() if (await conversation._open()).keeps_records else None
+        await conversation._write(
+            queries.ADD_ITEMS if recorded is None else queries.ADD_RECORDED_ITEMS,
+            **(recorded or {}),
+            items="\n".join(encoded),
+            count=str(len(encoded)),
+        )
+        return recorded
 
     async def _store_in(self, fork: Conversation) -> None:
         """Into a copy of what stands before this turn; whoever wrote behind that is no conflict.
 
         Two statements, both or none: a cancellation waits for the second.
         """
-        storing = asyncio.ensure_future(self._copy_and_add(fork))
-        try:
-            await asyncio.shield(storing)
-        except asyncio.CancelledError:
-            await settled(storing)
-            if not storing.cancelled():
-                storing.exception()  # nobody else will look at it
-            raise
+        await to_its_end(self._copy_and_add(fork))
 
     async def _copy_and_add(self, fork: Conversation) -> None:
         number = self.record.number
@@ -379,12 +374,7 @@ class AtomicTurn(Waiting, Session):
         except (ConversationNotFound, TurnNotFound) as error:
             raise self._conflict() from error
         try:
-            await fork._write(
-                queries.ADD_RECORDED_ITEMS,
-                **self._noted(),
-                items="\n".join(self._added),
-                count=str(len(self._added)),
-            )
+            await self._append(fork, self._added)
         except LakebaseSessionsError as error:
             if not getattr(error, "outcome_unknown", False):
                 with suppress(LakebaseSessionsError):

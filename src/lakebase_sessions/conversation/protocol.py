@@ -34,8 +34,6 @@ class Conversation(Protocol):
 
     async def _open(self) -> LoopEngine: ...
 
-    async def _add(self, encoded: list[str]) -> None: ...
-
     async def pop_item(self) -> TResponseInputItem | None:
         """As of `LakebaseSession`."""
 

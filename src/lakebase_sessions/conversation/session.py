@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, LiteralString, Protocol, Self
 from weakref import WeakKeyDictionary
@@ -18,7 +17,7 @@ from lakebase_sessions.conversation.session_id import scope_to_user
 from lakebase_sessions.conversation.stepped import SteppedTurn
 from lakebase_sessions.errors import LakebaseNotOpen
 from lakebase_sessions.postgres import claims, queries
-from lakebase_sessions.workspace.background import settled
+from lakebase_sessions.workspace.background import to_its_end
 
 if TYPE_CHECKING:
     from agents import RunContextWrapper
@@ -265,14 +264,7 @@ class LakebaseSession(GoingBack, AsyncDatabricksSession):
     ) -> list[tuple[Any, ...]]:
         engine = await self._open()
         parameters = {"session_id": self.session_id, **parameters}
-        writing = asyncio.ensure_future(engine.rows(statement, parameters, writing=not repeatable))
-        try:
-            return await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await settled(writing)
-            if not writing.cancelled():
-                writing.exception()  # nobody else will look at it
-            raise
+        return await to_its_end(engine.rows(statement, parameters, writing=not repeatable))
 
     async def _read(
         self, statement: LiteralString, **parameters: str | None

@@ -65,16 +65,8 @@ class SteppedTurn(AtomicTurn):
             await self._write([])
 
     async def _write(self, encoded: list[str]) -> None:
-        """Append items, and say in the turn's record what is known of it."""
         self._forget()
-        recorded = self._noted() if (await self._session._open()).keeps_records else None
-        await self._session._write(
-            queries.ADD_ITEMS if recorded is None else queries.ADD_RECORDED_ITEMS,
-            **(recorded or {}),
-            items="\n".join(encoded),
-            count=str(len(encoded)),
-        )
-        self._written = recorded
+        self._written = await self._append(self._session, encoded)
 
     async def pop_item(
         self, *, wrapper: RunContextWrapper[Any] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -26,7 +25,7 @@ from lakebase_sessions.errors import (
 )
 from lakebase_sessions.postgres import items as item_queries
 from lakebase_sessions.postgres import listing, retention
-from lakebase_sessions.workspace.background import settled
+from lakebase_sessions.workspace.background import to_its_end
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
@@ -431,14 +430,7 @@ class SessionStore:
     async def _write(self, statement: LiteralString, parameters: Mapping[str, str | None]) -> Rows:
         """The outcome of a statement; a cancellation waits until it is certain."""
         engine = await self._owner.engine_here()
-        writing = asyncio.ensure_future(engine.rows(statement, parameters, writing=True))
-        try:
-            return await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await settled(writing)
-            if not writing.cancelled():
-                writing.exception()  # nobody else will look at it
-            raise
+        return await to_its_end(engine.rows(statement, parameters, writing=True))
 
 
 def _stored_id(session_id: object, user: str | None) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -68,3 +68,15 @@ async def settled(work: asyncio.Future[Any], timeout_seconds: float = math.inf) 
         while not work.done() and (left := give_up_at - loop.time()) > 0:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({work}, timeout=left if left < math.inf else None)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` comes to. A cancellation is raised when it has ended, and does not reach it."""
+    working = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await settled(working)
+        if not working.cancelled():
+            working.exception()  # nobody else will look at it
+        raise
