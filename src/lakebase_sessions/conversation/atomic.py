@@ -35,6 +35,8 @@ from lakebase_sessions.postgres import edits, queries
 from lakebase_sessions.workspace.background import to_its_end
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agents import RunContextWrapper
     from agents.items import TResponseInputItem
 
@@ -268,14 +270,18 @@ class AtomicTurn(Waiting, Session):
         """The latest `count` stored items that were not popped; None is all."""
         wanted = count
         while True:
-            items = decode([row for _, row in await self._rows(wanted)])
+            rows = await self._rows(wanted)
+            if rows is self._seen.rows:
+                items = self._seen.items()
+            else:
+                items = decode([row for _, row in rows])
             if count is None or wanted is None:
                 return items
             if len(items) >= count or self._seen.is_all:
                 return items[len(items) - min(count, len(items)) :]
             wanted *= 2  # corrupt rows among the latest do not count
 
-    async def _rows(self, count: int | None) -> list[tuple[int, str]]:
+    async def _rows(self, count: int | None) -> Sequence[tuple[int, str]]:
         """At least the latest `count` stored rows that were not popped, if there are so many."""
         hidden = len(self._seen.rows) - len(self._kept())
         wanted = None if count is None else count + hidden
@@ -287,8 +293,9 @@ class AtomicTurn(Waiting, Session):
             await self._read(wanted)
         return self._kept()
 
-    def _kept(self) -> list[tuple[int, str]]:
-        return [row for row in self._seen.before(self._cut) if row[0] not in self._popped]
+    def _kept(self) -> Sequence[tuple[int, str]]:
+        rows = self._seen.before(self._cut)
+        return [row for row in rows if row[0] not in self._popped] if self._popped else rows
 
     async def _read(self, count: int | None) -> None:
         engine = await self._session._open()
@@ -303,7 +310,8 @@ class AtomicTurn(Waiting, Session):
         read = self._session._read if self._claim is None else self._claim.read
         rows = await read(statement, **parameters)
         if edit and engine.keeps_records:
-            count = rows[0][3]  # it may have taken more to decide
+            # It may have taken more than `count` to decide.
+            *_, count, cut, turns = next(row for row in rows if row[0] is None)
         seen = Snapshot.of(rows, count)
         if self._seen.version not in (None, seen.version):
             raise self._conflict()
@@ -311,13 +319,12 @@ class AtomicTurn(Waiting, Session):
         if self.record.number is None:  # a later read may find this turn's own record
             self.record.number = seen.next_number()
         if edit and engine.keeps_records:
-            self._decide(edit, rows)
+            stored = [row[:3] for row in reversed(rows) if row[0] is not None]
+            edit.decide(stored, is_all=seen.is_all, cut=cut, turns=turns)
+            self._decided(edit)
 
-    def _decide(self, edit: Edit, rows: list[tuple[Any, ...]]) -> None:
-        """Find out from what was read, newest first, whether this turn replaces others."""
-        *_, cut, turns = rows[0]
-        stored = [(row[0], row[1], row[4]) for row in reversed(rows) if row[0] is not None]
-        edit.decide(stored, is_all=self._seen.is_all, cut=cut, turns=turns)
+    def _decided(self, edit: Edit) -> None:
+        """Take the place of the turns that the edit replaces, if any."""
         if edit.cut is not None:
             self.replace(edit.cut)
             if edit.forks:

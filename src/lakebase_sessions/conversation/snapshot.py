@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from lakebase_sessions.conversation.items import decode
 from lakebase_sessions.conversation.records import count_turns
+
+if TYPE_CHECKING:
+    from agents.items import TResponseInputItem
 
 
 class Version(NamedTuple):
@@ -27,7 +30,7 @@ class Latest(NamedTuple):
     """None where it could not be known."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Snapshot:
     """The latest rows of a conversation, and what was the case when they were read.
 
@@ -39,25 +42,39 @@ class Snapshot:
     """
 
     version: Version | None = None
-    rows: tuple[tuple[int, str], ...] = ()
+    rows: Sequence[tuple[int, str]] = ()
     is_all: bool = False
     latest: Latest = field(default_factory=Latest)
+    _unused: list[TResponseInputItem] | None = field(default=None, init=False)
+    """The items of all rows, where they were needed here and nobody has got them yet."""
 
     @classmethod
     def of(cls, read: Sequence[tuple[Any, ...]], count: int | None) -> Self:
-        """What a statement has read that was to read `count` rows, newest first; None is all."""
-        newest, _, version, *_ = read[0]
+        """What a statement has read that was to read `count` rows, newest first; None is all.
+
+        Args:
+            read: Ids and texts, and maybe more; the one without an id has the version.
+            count: At most so many.
+        """
+        version = next(row[1] for row in read if row[0] is None)
         updated_at, *latest = version.split("/") if version else [None]
-        rows = tuple((number, row) for number, row, *_ in reversed(read) if number is not None)
+        rows = [row[:2] for row in reversed(read) if row[0] is not None]
         return cls(
-            Version(updated_at, newest),
+            Version(updated_at, rows[-1][0] if rows else None),
             rows,
             is_all=count is None or len(rows) < count,
             latest=Latest(*map(int, latest), *[None] * (len(latest) == 2)),
         )
 
-    def before(self, cut: int | None) -> tuple[tuple[int, str], ...]:
+    def items(self) -> list[TResponseInputItem]:
+        """Those of all rows, made for who calls."""
+        items, self._unused = self._unused, None
+        return decode([row for _, row in self.rows]) if items is None else items
+
+    def before(self, cut: int | None) -> Sequence[tuple[int, str]]:
         """The rows before that one; all if it is none of them."""
+        if cut is None:
+            return self.rows
         numbers = [number for number, _ in self.rows]
         return self.rows[: numbers.index(cut)] if cut in numbers else self.rows
 
@@ -75,6 +92,9 @@ class Snapshot:
             return latest.number + 1
         if at == 0 and not self.is_all:
             return None  # there may be more of them than were read
+        if at == 0 and rows is self.rows:
+            self._unused = self.items()
+            return latest.number + count_turns(self._unused) + 1
         known = decode([row for _, row in rows[max(at - 1, 0) : at]])
         others = decode([row for _, row in rows[at:]])
         return latest.number + count_turns(others, known[0] if known else None) + 1

@@ -13,7 +13,10 @@ ALL_ITEMS = """
 SELECT message_data FROM agent_messages
 WHERE session_id = %(session_id)s
 ORDER BY created_at, id
+LIMIT (SELECT NULL::bigint)
 """
+"""A limit that the planner does not know has it read along the index, which has the order. Without
+one it sorts them all: 10,000 items, 4 MB, took 28 ms instead of 11."""
 
 LATEST_ITEMS = """
 SELECT message_data FROM agent_messages
@@ -23,21 +26,23 @@ LIMIT %(limit)s::bigint
 """
 """Newest first."""
 
-READ_TURN = """
-SELECT item.id, item.message_data, session.updated_at::text
-FROM (
-    SELECT (SELECT updated_at FROM agent_sessions WHERE session_id = %(session_id)s) AS updated_at
-) AS session
-LEFT JOIN LATERAL (
-    SELECT id, message_data, created_at FROM agent_messages
+_THEN_ITEMS = """
+UNION ALL (
+    SELECT id, message_data FROM agent_messages
     WHERE session_id = %(session_id)s
     ORDER BY created_at DESC, id DESC
-    LIMIT %(limit)s::bigint
-) AS item ON true
-ORDER BY item.created_at DESC, item.id DESC
+    LIMIT (SELECT %(limit)s::bigint)
+)
 """
-"""Newest first, each with the session's version; one row of NULLs and the version if no item is
-there. A limit of NULL is all."""
+"""Neither an Append nor a Gather above it lets rows of one part overtake each other."""
+
+READ_TURN = f"""
+SELECT NULL::bigint AS id, (
+    SELECT updated_at::text FROM agent_sessions WHERE session_id = %(session_id)s
+) AS message_data
+{_THEN_ITEMS}"""
+"""One row with the session's version, which has no id, and the items, newest first. A limit of NULL
+is all."""
 
 _UNMOVED = """
 WITH created AS (
@@ -203,52 +208,42 @@ ON CONFLICT (response_id, session_id) DO UPDATE SET
 """The row of a turn alone, which moves nobody's version. One that has stored no items has no
 number: the next turn takes its place."""
 
-VERSION = """FROM (
-    SELECT (
-        SELECT concat_ws(
-            '/', known.updated_at, latest.first_item, latest.last_item,
-            latest.number + (
-                SELECT count(*) FROM (
-                    SELECT number FROM agent_turns
-                    WHERE session_id = %(session_id)s
-                        AND branch_id IS NULL
-                        AND first_item < latest.first_item
-                    ORDER BY first_item DESC
-                    LIMIT 20
-                ) AS before
-                WHERE before.number >= latest.number
-            )
+VERSION = """(
+    SELECT concat_ws(
+        '/', known.updated_at, latest.first_item, latest.last_item,
+        latest.number + (
+            SELECT count(*) FROM (
+                SELECT number FROM agent_turns
+                WHERE session_id = %(session_id)s
+                    AND branch_id IS NULL
+                    AND first_item < latest.first_item
+                ORDER BY first_item DESC
+                LIMIT 20
+            ) AS before
+            WHERE before.number >= latest.number
         )
-        FROM agent_sessions AS known
-        LEFT JOIN LATERAL (
-            SELECT number, first_item, last_item FROM agent_turns AS turn
-            WHERE session_id = %(session_id)s
-                AND branch_id IS NULL
-                AND EXISTS (
-                    SELECT FROM agent_messages AS item
-                    WHERE item.session_id = %(session_id)s AND item.id = turn.first_item
-                )
-            ORDER BY first_item DESC
-            LIMIT 1
-        ) AS latest ON true
-        WHERE known.session_id = %(session_id)s
-    ) AS version
-) AS session"""
-"""The session's version, and joined to it because it comes with each item, first and last item and
+    )
+    FROM agent_sessions AS known
+    LEFT JOIN LATERAL (
+        SELECT number, first_item, last_item FROM agent_turns AS turn
+        WHERE session_id = %(session_id)s
+            AND branch_id IS NULL
+            AND EXISTS (
+                SELECT FROM agent_messages AS item
+                WHERE item.session_id = %(session_id)s AND item.id = turn.first_item
+            )
+        ORDER BY first_item DESC
+        LIMIT 1
+    ) AS latest ON true
+    WHERE known.session_id = %(session_id)s
+)"""
+"""The session's version, and joined to it because they come in one column, first and last item and
 number of the latest turn that has a record. One whose items were popped does not count. Turns that
 were stored at the same time have all been given one number; they stand behind each other."""
 
 READ_RECORDED_TURN = f"""
-SELECT item.id, item.message_data, session.version
-{VERSION}
-LEFT JOIN LATERAL (
-    SELECT id, message_data, created_at FROM agent_messages
-    WHERE session_id = %(session_id)s
-    ORDER BY created_at DESC, id DESC
-    LIMIT %(limit)s::bigint
-) AS item ON true
-ORDER BY item.created_at DESC, item.id DESC
-"""
+SELECT NULL::bigint AS id, {VERSION} AS message_data
+{_THEN_ITEMS}"""
 """As READ_TURN, with that version."""
 
 POP_ITEM = """
