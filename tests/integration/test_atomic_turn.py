@@ -37,6 +37,18 @@ def session(lakebase: Lakebase) -> LakebaseSession:
     return lakebase.session("s")
 
 
+async def test_items_that_were_read_are_the_callers_own(session: LakebaseSession) -> None:
+    """Whatever is done to them: the next read has them as they are stored."""
+    await session.add_items(said("a", "b"))
+    async with session.turn() as turn:
+        for _ in range(3):
+            items: list[Any] = await turn.get_items()
+            assert items == said("a", "b")
+            items.pop()
+            items[0]["content"] = "changed"
+    assert await session.get_items() == said("a", "b")
+
+
 async def test_reads_inside_see_what_is_held_back_and_others_see_it_at_the_end(
     session: LakebaseSession,
 ) -> None:

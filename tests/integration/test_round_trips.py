@@ -19,7 +19,7 @@ from sqlalchemy import select
 
 from lakebase_sessions import Lakebase, LakebaseSession, invoke_turn, stream_turn
 from lakebase_sessions.local import LocalLakebase
-from lakebase_sessions.postgres import pool, queries
+from lakebase_sessions.postgres import edits, pool, queries
 from lakebase_sessions.testing import OfflineModel
 
 HELLO: Any = {"role": "user", "content": "hello"}
@@ -260,6 +260,37 @@ def pages(connection: psycopg.Connection[Any], name: str) -> int:
     assert explained is not None
     plan = explained[0][0]["Plan"]
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [queries.ALL_ITEMS, queries.READ_TURN, queries.READ_RECORDED_TURN, edits.READ_RESENT_TURN],
+    ids=["items", "turn", "recorded turn", "resent turn"],
+)
+def test_nothing_is_sorted_on_disk_to_read_a_whole_conversation(
+    local: LocalLakebase, database: str, statement: str
+) -> None:
+    """Whatever the planner knows: 8 MB, where an operation has 4."""
+    with admin(local, database) as connection:
+        item = json.dumps({"role": "user", "content": "x" * 800})
+        added = {"session_id": "s", "items": "\n".join([item] * 10_000), "count": "10000"}
+        connection.execute(queries.ADD_ITEMS, added)
+        connection.execute("ANALYZE")
+        connection.execute("SET work_mem = '4MB'")
+        parameters = {"session_id": "'s'", "limit": "NULL", "turn": "NULL", "opening": "NULL"}
+        numbered = statement % {name: f"${at}" for at, name in enumerate(parameters, 1)}
+        types = ", ".join(["text"] * len(parameters))
+        connection.execute(f"PREPARE whole ({types}) AS {numbered}")
+        for mode in ("force_custom_plan", "force_generic_plan"):
+            connection.execute(f"SET plan_cache_mode = {mode}")
+            explained = connection.execute(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "
+                f"EXECUTE whole ({', '.join(parameters.values())})"
+            ).fetchone()
+            assert explained is not None
+            plan = explained[0][0]["Plan"]
+            assert plan["Actual Rows"] in (10_000, 10_001)
+            assert plan["Temp Written Blocks"] == 0, mode
 
 
 async def test_ten_thousand_sessions_in_use_take_less_than_20_mb(lakebase: Lakebase) -> None:
