@@ -270,7 +270,7 @@ def pages(connection: psycopg.Connection[Any], name: str) -> int:
 def test_nothing_is_sorted_on_disk_to_read_a_whole_conversation(
     local: LocalLakebase, database: str, statement: str
 ) -> None:
-    """Whatever the planner knows: 8 MB, where an operation has 4."""
+    """However it is planned: 8 MB, where an operation has 4."""
     with admin(local, database) as connection:
         item = json.dumps({"role": "user", "content": "x" * 800})
         added = {"session_id": "s", "items": "\n".join([item] * 10_000), "count": "10000"}
@@ -284,7 +284,7 @@ def test_nothing_is_sorted_on_disk_to_read_a_whole_conversation(
         for mode in ("force_custom_plan", "force_generic_plan"):
             connection.execute(f"SET plan_cache_mode = {mode}")
             explained = connection.execute(
-                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "
+                "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "
                 f"EXECUTE whole ({', '.join(parameters.values())})"
             ).fetchone()
             assert explained is not None

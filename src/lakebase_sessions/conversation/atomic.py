@@ -271,10 +271,7 @@ class AtomicTurn(Waiting, Session):
         wanted = count
         while True:
             rows = await self._rows(wanted)
-            if rows is self._seen.rows:
-                items = self._seen.items()
-            else:
-                items = decode([row for _, row in rows])
+            items = self._seen.items_of(rows)
             if count is None or wanted is None:
                 return items
             if len(items) >= count or self._seen.is_all:

@@ -66,10 +66,12 @@ class Snapshot:
             latest=Latest(*map(int, latest), *[None] * (len(latest) == 2)),
         )
 
-    def items(self) -> list[TResponseInputItem]:
-        """Those of all rows, made for who calls."""
-        items, self._unused = self._unused, None
-        return decode([row for _, row in self.rows]) if items is None else items
+    def items_of(self, rows: Sequence[tuple[int, str]]) -> list[TResponseInputItem]:
+        """Those of rows that were read, made for who calls."""
+        if rows is self.rows and self._unused is not None:
+            items, self._unused = self._unused, None
+            return items
+        return decode([row for _, row in rows])
 
     def before(self, cut: int | None) -> Sequence[tuple[int, str]]:
         """The rows before that one; all if it is none of them."""
@@ -93,8 +95,8 @@ class Snapshot:
         if at == 0 and not self.is_all:
             return None  # there may be more of them than were read
         if at == 0 and rows is self.rows:
-            self._unused = self.items()
+            self._unused = self.items_of(rows)
             return latest.number + count_turns(self._unused) + 1
-        known = decode([row for _, row in rows[max(at - 1, 0) : at]])
-        others = decode([row for _, row in rows[at:]])
+        known = self.items_of(rows[max(at - 1, 0) : at])
+        others = self.items_of(rows[at:])
         return latest.number + count_turns(others, known[0] if known else None) + 1
